@@ -1,0 +1,100 @@
+"""What a network is to a kernel: its layers, where each lies in the flat parameter buffer, and how it is stepped."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from .contract import ACTIVATIONS, ALIGNMENT, OPTIMIZERS
+
+
+def aligned_zeros(shape: int | tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
+    """A C-contiguous array of zeros whose first byte lies on a multiple of ALIGNMENT."""
+    dtype = np.dtype(dtype)
+    count = int(np.prod(shape, dtype=np.int64))
+    raw = np.zeros(count * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+class Layer(NamedTuple):
+    """One linear layer: w[inputs, outputs] and b[outputs] start at these elements of the flat buffer."""
+
+    inputs: int
+    outputs: int
+    activation: str
+    w: int
+    b: int
+
+    @property
+    def saves_preactivation(self) -> bool:
+        """Whether the backward pass needs z beside y."""
+        return ACTIVATIONS[self.activation].saved == "preactivation"
+
+
+@dataclass(frozen=True)
+class Network:
+    """Widths (input first), one activation a layer, loss and element type; hashable, without any weights."""
+
+    widths: tuple[int, ...]
+    activations: tuple[str, ...]
+    loss: str
+    dtype: np.dtype
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, first to last, with their places in the flat buffer."""
+        step = ALIGNMENT // self.dtype.itemsize
+        place, layers = 0, []
+        for inputs, outputs, activation in zip(self.widths[:-1], self.widths[1:], self.activations, strict=True):
+            w, b = place, place + -(-inputs * outputs // step) * step
+            place = b + -(-outputs // step) * step
+            layers.append(Layer(inputs, outputs, activation, w, b))
+        return tuple(layers)
+
+    @cached_property
+    def size(self) -> int:
+        """Elements of the flat buffer, alignment gaps (always zero) included."""
+        step = ALIGNMENT // self.dtype.itemsize
+        last = self.layers[-1]
+        return last.b + -(-last.outputs // step) * step
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights and biases, without gaps."""
+        return sum((layer.inputs + 1) * layer.outputs for layer in self.layers)
+
+    def weights(self, buffer: np.ndarray) -> list[np.ndarray]:
+        """Live views w[in, out] of a flat buffer, one a layer."""
+        return [
+            buffer[layer.w : layer.w + layer.inputs * layer.outputs].reshape(layer.inputs, layer.outputs)
+            for layer in self.layers
+        ]
+
+    def biases(self, buffer: np.ndarray) -> list[np.ndarray]:
+        """Live views b[out] of a flat buffer, one a layer."""
+        return [buffer[layer.b : layer.b + layer.outputs] for layer in self.layers]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A rule of the contract with its settings. `updates` counts from 1 where a formula says t."""
+
+    name: str = "sgd"
+    learning_rate: float = 1e-2
+    l2: float = 0.0
+    momentum: float = 0.9
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    @property
+    def slots(self) -> int:
+        """How many arrays of the parameters' size the rule remembers."""
+        return OPTIMIZERS[self.name].slots
+
+    def new_state(self, size: int, dtype: np.dtype) -> np.ndarray:
+        """state[slots, size]: the rule's memory before the first update, all zeros, each slot aligned."""
+        step = ALIGNMENT // np.dtype(dtype).itemsize
+        return aligned_zeros((self.slots, -(-size // step) * step), dtype)[:, :size]
