@@ -1,0 +1,53 @@
+"""One linear layer backward, its parameters stepped by the optimiser."""
+
+import numpy as np
+
+from ..network import Optimizer
+from .activations import differentiate
+from .matmul import matmul
+from .optimizers import apply_l2, step
+
+
+def linear_backward_update(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray,
+    saved: np.ndarray,
+    dy: np.ndarray,
+    dz: np.ndarray,
+    dx: np.ndarray | None,
+    activation: str,
+    optimizer: Optimizer,
+    state: np.ndarray,
+    updates: int,
+) -> None:
+    """Write dz[n, m] = dy * activation'(saved) and dx[n, k] = dz @ w.T, then step w[k, m] and b[m].
+
+    dx may be None, dz may be dy. `state[slots, (k + 1) m]` holds w's memory, then b's. NumPy cannot step w without its
+    whole gradient in memory, so this allocates it.
+    """
+    dw, db = np.empty_like(w), np.empty_like(b)
+    linear_backward(x, w, saved, dy, dz, dx, dw, db, activation)
+    scratch = np.empty_like(w)
+    apply_l2(optimizer, w, dw, scratch)
+    step(optimizer, w, dw, state[:, : w.size].reshape(-1, *w.shape), updates, scratch)
+    step(optimizer, b, db, state[:, w.size :], updates, np.empty_like(b))
+
+
+def linear_backward(
+    x: np.ndarray,
+    w: np.ndarray,
+    saved: np.ndarray,
+    dy: np.ndarray,
+    dz: np.ndarray,
+    dx: np.ndarray | None,
+    dw: np.ndarray,
+    db: np.ndarray,
+    activation: str,
+) -> None:
+    """The gradients alone: dz = dy * activation'(saved); dw = x.T @ dz; db = sum of dz over the rows; dx = dz @ w.T."""
+    differentiate(activation, saved, dy, dz)
+    matmul(x, dz, dw, transpose_a=True)
+    np.add.reduce(dz, axis=0, out=db)
+    if dx is not None:
+        matmul(dz, w, dx, transpose_b=True)

@@ -1,0 +1,65 @@
+"""The losses J of a network's outputs and their gradients dJ/dy, by the formulas of contract.LOSSES."""
+
+import numpy as np
+
+from ..network import Network
+from .activations import sigmoid
+from .blocks import blocks, row_blocks
+from .mse import mse, squared_error
+
+
+def loss(network: Network, y: np.ndarray, target: np.ndarray, dy: np.ndarray | None = None) -> float:
+    """J of outputs y[n, m] against the target; writes dJ/dy to dy[n, m] if given. NaN where there is no element."""
+    if y.size == 0:
+        return float("nan")
+    match network.loss:
+        case "mse":
+            return mse(y, target, dy)
+        case "half_mse":
+            total = squared_error(y, target, dy)
+            if dy is not None:
+                np.multiply(dy, 1 / len(y), out=dy)
+            return total / (2 * len(y))
+        case "cross_entropy":
+            return _cross_entropy(y, target, dy)
+        case _:
+            return _binary_cross_entropy(y, target, dy)
+
+
+def _cross_entropy(y: np.ndarray, target: np.ndarray, dy: np.ndarray | None) -> float:
+    """-1/n sum of t log softmax(y), with log softmax(y) = (y - max y) - log(sum of exp(y - max y)) of each row."""
+    n, m = y.shape
+    labels = target.ndim == 1
+    total = 0.0
+    for rows in row_blocks(n, m):
+        shifted = y[rows] - np.maximum.reduce(y[rows], axis=1, keepdims=True)
+        e = np.exp(shifted, out=None if dy is None else dy[rows])
+        sums = np.add.reduce(e, axis=1, keepdims=True)
+        if labels:
+            here = np.arange(len(e)), target[rows]
+            losses = np.log(sums[:, 0]) - shifted[here]
+        else:
+            losses = (np.log(sums) - shifted) * target[rows]
+        total += float(np.add.reduce(losses, axis=None, dtype=np.float64))
+        if dy is not None:
+            np.divide(e, sums, out=e)
+            if labels:
+                e[here] -= 1
+            else:
+                np.subtract(e, target[rows], out=e)
+            np.multiply(e, 1 / n, out=e)
+    return total / n
+
+
+def _binary_cross_entropy(y: np.ndarray, target: np.ndarray, dy: np.ndarray | None) -> float:
+    """Mean of log(1 + exp(y)) - t y, taken as (max(y, 0) - t y) + log(1 + exp(-|y|))."""
+    total = 0.0
+    for y_, t_ in blocks(y, target):
+        losses = np.maximum(y_, 0) - t_ * y_
+        losses += np.log1p(np.exp(-np.abs(y_)))
+        total += float(np.add.reduce(losses, dtype=np.float64))
+    if dy is not None:
+        sigmoid(y, dy)
+        np.subtract(dy, target, out=dy)
+        np.multiply(dy, 1 / y.size, out=dy)
+    return total / y.size

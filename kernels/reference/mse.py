@@ -1,0 +1,37 @@
+"""J = mean((y - t)^2), and its gradient."""
+
+import numpy as np
+
+from .blocks import blocks
+
+
+def mse(y: np.ndarray, t: np.ndarray, gradient: np.ndarray | None = None) -> float:
+    """The mean squared error of y[n, m] against t[n, m]; NaN where there is no element, as NumPy's mean.
+
+    Writes 2 (y - t) / (n m) to gradient[n, m] if given.
+    """
+    count = y.size
+    total = squared_error(y, t, gradient)
+    if count == 0:
+        return float("nan")
+    if gradient is not None:
+        np.multiply(gradient, 2.0 / count, out=gradient)
+    return total / count
+
+
+def squared_error(y: np.ndarray, t: np.ndarray, difference: np.ndarray | None) -> float:
+    """The sum of (y - t)^2; writes y - t to `difference` if given.
+
+    The difference is taken in the arrays' own dtype; its squares are summed in float64.
+    """
+    total = 0.0
+    if difference is not None:
+        np.subtract(y, t, out=difference)
+        for (block,) in blocks(difference):
+            wide = block.astype(np.float64, copy=False)
+            total += float(np.dot(wide, wide))
+        return total
+    for y_block, t_block in blocks(y, t):
+        wide = np.subtract(y_block, t_block).astype(np.float64, copy=False)
+        total += float(np.dot(wide, wide))
+    return total
