@@ -1,0 +1,82 @@
+"""Times of calls that take turns, A B A B, so that whatever else the machine does falls on all of them alike."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+PAUSE_S = 0.03
+"""Between two calls: longer than the threads of OpenBLAS (2^26 cycles) and of fastmlp spin before they sleep, so that
+none of them takes a core from the next call, which may be the other side's."""
+
+NOISY = 0.2
+"""A spread (interquartile range over median) above this is marked in every report."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and interquartile range of `n` samples."""
+
+    median: float
+    iqr: float
+    n: int
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> "Spread":
+        """Of at least two samples."""
+        low, _, high = quantiles(samples, n=4, method="inclusive")
+        return cls(median(samples), high - low, len(samples))
+
+    def scaled(self, factor: float) -> "Spread":
+        """The same spread in another unit."""
+        return Spread(self.median * factor, self.iqr * factor, self.n)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the spread is too wide for the median to be quoted without a mark."""
+        return self.iqr > NOISY * self.median
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a call: on the clock, and summed over every core this process kept busy."""
+
+    wall: Spread
+    cores: Spread
+
+
+def interleave(
+    calls: Sequence[Callable[[], object]],
+    budget_s: float,
+    least: int = 7,
+    most: int = 200,
+    pause_s: float = PAUSE_S,
+) -> list[Timing]:
+    """Time each of `calls` in turn, over and over, until `budget_s` seconds are gone.
+
+    At least `least` rounds are made and at most `most`. One untimed round warms up first. A garbage collection is not
+    kept away: users have it too.
+    """
+    for call in calls:
+        call()
+    wall: list[list[float]] = [[] for _ in calls]
+    cores: list[list[float]] = [[] for _ in calls]
+    deadline = time.perf_counter() + budget_s
+    rounds = 0
+    while rounds < least or (rounds < most and time.perf_counter() < deadline):
+        for index, call in enumerate(calls):
+            time.sleep(pause_s)
+            cores_start, start = time.process_time_ns(), time.perf_counter_ns()
+            call()
+            stop, cores_stop = time.perf_counter_ns(), time.process_time_ns()
+            wall[index].append((stop - start) * 1e-9)
+            cores[index].append((cores_stop - cores_start) * 1e-9)
+        rounds += 1
+    return [Timing(Spread.of(w), Spread.of(c)) for w, c in zip(wall, cores, strict=True)]
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    start = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - start) * 1e-9

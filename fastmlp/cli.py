@@ -1,0 +1,166 @@
+"""The command line: `fastmlp info` tells what is here, `fastmlp bench` how fast it is."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__, info
+from .errors import ArgumentError, FastMLPError, require_name
+
+BUDGET_S, QUICK_BUDGET_S = 3.0, 0.6
+"""Seconds of timing for each workload of `bench`."""
+
+THREAD_VARIABLES = (
+    "FASTMLP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""What fastmlp and the BLAS libraries under NumPy read when they are loaded."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0, 1 (wrong numbers), 2 (bad arguments), 130 (interrupted)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except FastMLPError as error:
+        print(f"fastmlp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastmlp", description="Multilayer perceptrons on hand-tuned CPU kernels.")
+    parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    bench = commands.add_parser("bench", help="check a backend against NumPy, then time both")
+    bench.add_argument("--json", type=Path, metavar="PATH", help="write the whole report there too")
+    bench.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    bench.add_argument("--quick", action="store_true", help="fewer workloads, less time for each: under 30 seconds")
+    bench.add_argument("--threads", type=_positive, metavar="N", help="threads for both sides (default: every core)")
+    bench.add_argument("--backend", default="auto", metavar="NAME", help="what is held against NumPy (default: auto)")
+    bench.add_argument("--workload", action="append", metavar="NAME", help="only this one; may be given again")
+    bench.set_defaults(command=_bench)
+
+    tell = commands.add_parser("info", help="show versions, processor, backends, GPU and energy counters")
+    tell.add_argument("--json", action="store_true", help="print it as JSON")
+    tell.set_defaults(command=_info)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1; got {text!r}")
+    return int(text)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.threads:
+        if "numpy" in sys.modules:
+            raise ArgumentError(
+                "--threads must be set before NumPy is loaded; run `fastmlp bench` as a process of its own"
+            )
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(options.threads)))
+    if options.json and not options.json.parent.is_dir():
+        raise ArgumentError(f"--json must name a file in a folder that exists; got {str(options.json)!r}")
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from .bench import report, run
+    from .bench.workloads import WORKLOADS
+    from .kernels import backend as backends
+
+    known = {workload.name: workload for workload in WORKLOADS}
+    if options.workload:
+        chosen = [known[require_name("--workload", name, known)] for name in options.workload]
+    else:
+        chosen = [workload for workload in WORKLOADS if workload.quick or not options.quick]
+    backend, _ = backends.resolve(options.backend)
+    document = report.new_document(backend, _threads(backend), options.quick)
+    status = 0
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("starting", total=len(chosen))
+        try:
+            budget_s = QUICK_BUDGET_S if options.quick else BUDGET_S
+            for row in run.rows(chosen, backend, budget_s, lambda stage: bar.update(task, description=stage)):
+                document["rows"].append(row)
+                bar.advance(task)
+            document["complete"] = True
+            status = 0 if all(row["agreement"]["agree"] for row in document["rows"]) else 1
+        except KeyboardInterrupt:
+            status = 130
+    if options.markdown:
+        print(report.markdown(document), end="")
+    else:
+        console = Console(width=None if sys.stdout.isatty() else max(120, shutil.get_terminal_size().columns))
+        console.print(report.table(document, console.width))
+    if options.json:
+        report.save(document, options.json)
+    return status
+
+
+def _threads(backend: str) -> int:
+    """How many threads the backend may use."""
+    if backend == "cpu":
+        from .kernels import cpu
+
+        return cpu.get_num_threads()
+    return info.usable_cores()
+
+
+def _info(options: argparse.Namespace) -> int:
+    from .bench.energy import Meter
+    from .kernels import backend as backends
+
+    meter = Meter()
+    facts = info.collect()
+    facts["backends"] = backends.status()
+    facts["threads"] = _threads(backends.resolve("auto")[0])
+    facts["energy"] = {"source": meter.source, "detail": meter.detail}
+    print(json.dumps(facts, indent=1) if options.json else _as_text(facts))
+    return 0
+
+
+def _as_text(facts: dict[str, Any]) -> str:
+    """The facts for people: one subject a line, long ones folded to the terminal."""
+    software, machine, gpu, energy = (facts[name] for name in ("software", "machine", "gpu", "energy"))
+    packages = [f"{name} {software[name]}" for name in info.PACKAGES if software[name]]
+    caches = [f"{name} {size} KiB" for name, size in machine["caches_kib"].items()]
+    lines = [
+        ("fastmlp", facts["fastmlp"]),
+        ("system", f"{software['os']}, Python {software['python']}"),
+        ("packages", ", ".join(packages)),
+        ("processor", f"{machine['cpu'] or 'unknown'} ({machine['architecture']})"),
+        ("cores", f"{machine['usable_cores']} usable of {machine['cores']}"),
+        ("caches", ", ".join(caches) or "unknown"),
+        ("instructions", ", ".join(machine["instruction_sets"] or ["unknown"])),
+        *((f"backend {name}", reason or "ready") for name, reason in facts["backends"].items()),
+        ("threads", facts["threads"]),
+        ("GPU", ", ".join(gpu["devices"]) or f"none ({gpu['reason']})"),
+        ("energy", f"{energy['source']} ({energy['detail']})"),
+    ]
+    width = max(60, shutil.get_terminal_size((100, 24)).columns)
+    margin = max(len(name) for name, _ in lines) + 2
+    return "\n".join(
+        textwrap.fill(str(text), width, initial_indent=name.ljust(margin), subsequent_indent=" " * margin)
+        for name, text in lines
+    )

@@ -1,0 +1,160 @@
+"""What fastmlp finds on this machine: `fastmlp info`, and the head of every benchmark report.
+
+Reads what the operating system publishes and loads no numerical library; what cannot be found out is None.
+"""
+
+import ctypes
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+PACKAGES = ("numpy", "numba", "llvmlite", "rich", "safetensors", "cupy-cuda12x", "cupy-cuda13x", "numba-cuda")
+
+INSTRUCTION_SETS = {
+    "avx": "AVX",
+    "fma": "FMA",
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512_fp16": "AVX-512 FP16",
+    "amx_tile": "AMX",
+    "amx_bf16": "AMX BF16",
+    "asimd": "NEON",
+    "sve": "SVE",
+}
+"""The sets that matter to a matrix kernel: the kernel's flag in /proc/cpuinfo, and the name people use."""
+
+
+def collect() -> dict[str, Any]:
+    """Everything below, ready for JSON."""
+    return {"fastmlp": __version__, "software": software(), "machine": machine(), "gpu": gpu()}
+
+
+def software() -> dict[str, Any]:
+    """Versions of the operating system, Python and the packages fastmlp uses (None: not installed)."""
+    versions: dict[str, Any] = {"os": platform.platform(), "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def machine() -> dict[str, Any]:
+    """The processor: model, cores, caches in KiB (one core's own, or the shared one), instruction sets."""
+    return {
+        "architecture": platform.machine(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "caches_kib": caches(),
+        "instruction_sets": instruction_sets(),
+    }
+
+
+def cpu_model() -> str | None:
+    """The processor's name for itself."""
+    if platform.system() == "Linux":
+        return _cpuinfo("model name") or platform.processor() or None
+    if platform.system() == "Darwin":
+        return _sysctl("machdep.cpu.brand_string")
+    return platform.processor() or None
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores this process may use at once: the affinity mask, cut by a container's CPU quota, at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_quota(cgroup)
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def cgroup_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs a container's quota grants, None where there is none (control groups version 2, else 1)."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    try:
+        granted = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return granted if granted > 0 else None
+
+
+def caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:
+    """Sizes in KiB by name: L1d, L1i, L2, L3. Empty where the system does not tell."""
+    found = {}
+    for index in sorted(root.glob("index[0-9]*")):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        unit = {"K": 1, "M": 1024}.get(size[-1:])
+        if unit is not None:
+            found[f"L{level}" + {"Data": "d", "Instruction": "i"}.get(kind, "")] = int(size[:-1]) * unit
+    if not found and platform.system() == "Darwin":
+        for name, key in (("L1d", "hw.l1dcachesize"), ("L1i", "hw.l1icachesize"), ("L2", "hw.l2cachesize")):
+            size = _sysctl(key)
+            if size:
+                found[name] = int(size) // 1024
+    return found
+
+
+def instruction_sets() -> list[str] | None:
+    """The vector and matrix instructions the processor has, None where the system does not tell."""
+    flags = _cpuinfo("flags") or _cpuinfo("Features")
+    if flags is None:
+        return ["NEON"] if platform.machine() == "arm64" else None
+    present = set(flags.split())
+    return [name for flag, name in INSTRUCTION_SETS.items() if flag in present]
+
+
+def gpu() -> dict[str, Any]:
+    """NVIDIA GPUs by name, asked of the driver alone; `reason` says why there are none."""
+    library = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return {"devices": [], "reason": f"no NVIDIA driver: {library} is not installed"}
+    status = driver.cuInit(0)
+    if status != 0:
+        return {"devices": [], "reason": f"the NVIDIA driver does not start: cuInit returned {status}"}
+    count, names = ctypes.c_int(), []
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    for device in range(count.value):
+        name = ctypes.create_string_buffer(128)
+        driver.cuDeviceGetName(name, len(name), device)
+        names.append(name.value.decode())
+    return {"devices": names, "reason": None if names else "the NVIDIA driver sees no device"}
+
+
+def _cpuinfo(key: str) -> str | None:
+    """The first value of `key` in /proc/cpuinfo."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    match = re.search(rf"^{re.escape(key)}\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else None
+
+
+def _sysctl(key: str) -> str | None:
+    """One value of macOS's sysctl."""
+    library = ctypes.CDLL("libSystem.dylib")
+    size = ctypes.c_size_t(256)
+    buffer = ctypes.create_string_buffer(size.value)
+    if library.sysctlbyname(key.encode(), buffer, ctypes.byref(size), None, 0) != 0:
+        return None
+    if key.startswith("hw."):
+        return str(int.from_bytes(buffer.raw[: size.value], "little"))
+    return buffer.value.decode()
