@@ -1,7 +1,7 @@
 """Energy of a stretch of work, read from the processor's own counters: measured or unavailable, never guessed.
 
-Linux offers RAPL counters under /sys/class/powercap (Documentation/power/powercap/powercap.rst of the kernel): one zone a
-processor package, subzones for its cores and memory, perhaps a zone `psys` for the whole platform, perhaps a second
+Linux offers RAPL counters under /sys/class/powercap (the kernel's Documentation/power/powercap/powercap.rst): one zone
+a processor package, subzones for its cores and memory, perhaps a zone `psys` for the whole platform, perhaps a second
 door to the same package (`intel-rapl-mmio`). Here each package counts once and nothing else does.
 """
 
@@ -58,13 +58,11 @@ class Meter:
         except (OSError, ValueError) as error:
             self.reason = f"the energy counter cannot be read: {error}"
         if self.reason is None and not self.packages:
-            where = f"{root} has no processor package" if root.is_dir() else f"{root} is missing"
             if platform.system() != "Linux":
                 self.reason = f"no energy counter that fastmlp can read on {platform.system()}"
             else:
-                self.reason = (
-                    f"{where}; virtual machines and containers hide it, on bare metal: modprobe intel_rapl_msr"
-                )
+                lack = "has no processor package" if root.is_dir() else "is missing"
+                self.reason = f"{root} {lack}: a virtual machine hides it; on bare metal, modprobe intel_rapl_msr"
 
     @property
     def source(self) -> str:
@@ -118,7 +116,7 @@ class Meter:
 
 
 def measure(root: Path = POWERCAP) -> AbstractContextManager[Reading]:
-    """`with measure() as reading: ...`, then `reading.source`, `.joules`, `.window_s` and `.detail`."""
+    """Count one stretch of work: `with measure() as reading: work()`, then `print(reading)`."""
     return Meter(root).measure()
 
 

@@ -92,7 +92,7 @@ def agree(workload: Workload, data: Data, backend: str) -> tuple[dict[str, Any],
     """Train a few steps on the reference, the backend and, as arbiter, the reference in float64, from equal weights.
 
     The backend agrees if, for each weight, each bias and the losses (Euclidean norms), its distance from float64 is at
-    most twice the reference's own plus 4 eps of the arbiter's size. The steps end in a short batch where the data allow.
+    most twice the reference's own plus 4 eps of the arbiter's size. Epochs end in a short batch where the data allow.
     Returns the verdict and the seconds of the backend's very first call, compilation included.
     """
     samples = min(workload.samples, 3 * workload.batch_size + workload.batch_size // 2)

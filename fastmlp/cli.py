@@ -67,9 +67,7 @@ def _positive(text: str) -> int:
 def _bench(options: argparse.Namespace) -> int:
     if options.threads:
         if "numpy" in sys.modules:
-            raise ArgumentError(
-                "--threads must be set before NumPy is loaded; run `fastmlp bench` as a process of its own"
-            )
+            raise ArgumentError("--threads must come before NumPy is loaded; run `fastmlp bench` in its own process")
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(options.threads)))
     if options.json and not options.json.parent.is_dir():
         raise ArgumentError(f"--json must name a file in a folder that exists; got {str(options.json)!r}")
