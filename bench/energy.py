@@ -116,7 +116,7 @@ class Meter:
 
 
 def measure(root: Path = POWERCAP) -> AbstractContextManager[Reading]:
-    """Count one stretch of work: `with measure() as reading: work()`, then `print(reading)`."""
+    """Count one stretch of work; a Meter of one's own spares finding the counters again for the next."""
     return Meter(root).measure()
 
 

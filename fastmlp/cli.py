@@ -132,7 +132,9 @@ def _info(options: argparse.Namespace) -> int:
     meter = Meter()
     facts = info.collect()
     facts["backends"] = backends.status()
-    facts["threads"] = _threads(backends.resolve("auto")[0])
+    chosen, _ = backends.resolve("auto")
+    layer = "fastmlp's own threads, no OpenMP" if chosen == "cpu" else "those of NumPy's BLAS"
+    facts["threads"] = {"count": _threads(chosen), "layer": layer}
     facts["energy"] = {"source": meter.source, "detail": meter.detail}
     print(json.dumps(facts, indent=1) if options.json else _as_text(facts))
     return 0
@@ -140,7 +142,8 @@ def _info(options: argparse.Namespace) -> int:
 
 def _as_text(facts: dict[str, Any]) -> str:
     """The facts for people: one subject a line, long ones folded to the terminal."""
-    software, machine, gpu, energy = (facts[name] for name in ("software", "machine", "gpu", "energy"))
+    software, machine, threads = facts["software"], facts["machine"], facts["threads"]
+    gpu, energy = facts["gpu"], facts["energy"]
     packages = [f"{name} {software[name]}" for name in info.PACKAGES if software[name]]
     caches = [f"{name} {size} KiB" for name, size in machine["caches_kib"].items()]
     lines = [
@@ -152,7 +155,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         ("caches", ", ".join(caches) or "unknown"),
         ("instructions", ", ".join(machine["instruction_sets"] or ["unknown"])),
         *((f"backend {name}", reason or "ready") for name, reason in facts["backends"].items()),
-        ("threads", facts["threads"]),
+        ("threads", f"{threads['count']} ({threads['layer']})"),
         ("GPU", ", ".join(gpu["devices"]) or f"none ({gpu['reason']})"),
         ("energy", f"{energy['source']} ({energy['detail']})"),
     ]
