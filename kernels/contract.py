@@ -6,6 +6,7 @@ A multiply-add counts as two FLOPs; activations and comparisons are not counted.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 DTYPES = ("float32", "float64")
 
@@ -112,11 +113,16 @@ class Operation:
     error_factor: float
     error_length: str
 
-    def bytes(self, n: int, k: int, m: int, itemsize: int) -> int:
-        """Bytes that must move at least once: each operand read or written counts once, each update twice."""
+    def bytes(self, n: int, k: int, m: int, itemsize: int, absent: tuple[str, ...] = ()) -> int:
+        """Bytes that must move at least once: each operand read or written counts once, each update twice.
+
+        `absent` names the optional operands that are None.
+        """
         size = {"n": n, "k": k, "m": m}
         total = 0
         for operand in self.operands:
+            if operand.name in absent:
+                continue
             count = 1
             for letter in operand.shape:
                 count *= size[letter]
@@ -184,7 +190,7 @@ OPERATIONS = {
 def step_flops(widths: tuple[int, ...], n: int) -> int:
     """FLOPs of one training step on n rows: every layer forward and backward, no input gradient for the first."""
     forward, backward = OPERATIONS["linear_forward"].flops, OPERATIONS["linear_backward_update"].flops
-    pairs = list(zip(widths[:-1], widths[1:], strict=True))
+    pairs = list(pairwise(widths))
     total = sum(forward(n, k, m) + backward(n, k, m) for k, m in pairs)
     return total - 2 * n * pairs[0][0] * pairs[0][1]
 
@@ -192,4 +198,4 @@ def step_flops(widths: tuple[int, ...], n: int) -> int:
 def forward_flops(widths: tuple[int, ...], n: int) -> int:
     """FLOPs of one forward pass on n rows."""
     flops = OPERATIONS["linear_forward"].flops
-    return sum(flops(n, k, m) for k, m in zip(widths[:-1], widths[1:], strict=True))
+    return sum(flops(n, k, m) for k, m in pairwise(widths))

@@ -1,0 +1,470 @@
+"""The multilayer perceptron: its settings, its training and its predictions."""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .callbacks import ProgressBar
+from .errors import ArgumentError, ShapeError, require_name
+from .history import Epoch, History
+from .initialisation import initialise
+from .interrupt import interrupt_held
+from .kernels import arrays
+from .kernels import backend as backends
+from .kernels.contract import LOSSES, step_flops
+from .kernels.network import Network, aligned_zeros
+from .settings import as_activations, as_callbacks, as_widths
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+SECONDS_A_CALL = 0.025
+"""What one compiled call of `fit` aims at: Ctrl-C and the progress bar wait for its end."""
+
+POSITIONS_A_CALL = 8192
+"""How many shuffled positions or losses one call may span beyond its first epoch."""
+
+BLOCK_ELEMENTS = 2**20
+"""How many layer outputs `predict` and `loss` hold at a time."""
+
+
+class MLP:
+    """A multilayer perceptron: y = x, then y = activation(y @ w + b) for each layer.
+
+    layers: widths, input first, such as (784, 256, 10).
+    activation: one name for all hidden layers; or a sequence, one a hidden layer or one a layer, the last included.
+    output_activation: of the last layer, unless `activation` names it. Must be "identity" for the losses that take
+        logits, cross_entropy and binary_cross_entropy: softmax and sigmoid are part of them.
+    loss: "mse", "half_mse", "cross_entropy" or "binary_cross_entropy".
+    optimizer: "sgd", "momentum", "nesterov", "adam" or "adamw"; `learning_rate`, `l2`, `momentum`, `beta1`, `beta2` and
+        `epsilon` are the letters of their formulas in `fastmlp.kernels.contract`.
+    dtype: "float32" or "float64": of the parameters and of all arithmetic.
+    backend: "numpy", "cpu", "cuda", or "auto", which `net.backend` then resolves; no other name ever falls back.
+    seed: of initialisation and shuffling, 0 or more; None draws one from the system.
+
+    Biases begin at zero, weights as `fastmlp.initialisation.initialise` says. One seed gives the same bits on every run
+    and for any number of threads, and the same first weights, rounded, in both dtypes.
+
+    Raises ArgumentError or DTypeError for a setting that cannot be used, BackendUnavailable for a backend that cannot
+    run here.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        activation: str | Sequence[str] = "relu",
+        output_activation: str = "identity",
+        loss: str = "mse",
+        optimizer: str = "sgd",
+        learning_rate: float = 1e-2,
+        dtype: str = "float32",
+        backend: str = "auto",
+        seed: int | None = 0,
+        *,
+        l2: float = 0.0,
+        momentum: float = 0.9,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+    ) -> None:
+        widths = as_widths(layers)
+        activations = as_activations(activation, output_activation, len(widths) - 1)
+        require_name("loss", loss, LOSSES)
+        if LOSSES[loss].target != "values" and activations[-1] != "identity":
+            raise ArgumentError(
+                f"output_activation must be 'identity' with loss {loss!r}, which takes logits; got {activations[-1]!r}."
+            )
+        self._structure = Network(widths, activations, loss, arrays.as_dtype("dtype", dtype))
+        self._optimizer = arrays.as_optimizer(optimizer, learning_rate, l2, momentum, beta1, beta2, epsilon)
+        self.learning_rate = learning_rate
+        self._random = np.random.Generator(
+            np.random.PCG64(None if seed is None else arrays.as_integer("seed", seed, 0))
+        )
+        self._backend_asked = backend
+        self._backend_name, self._backend = backends.resolve(backend)
+
+        self._parameters = aligned_zeros(self._structure.size, self.dtype)
+        self._optimizer_state = self._optimizer.new_state(self._structure.size, self.dtype)
+        initialise(self._structure, self._parameters, self._random)
+        self.updates = 0
+        """Steps made so far."""
+        self.epochs = 0
+        """Epochs that `fit` has completed so far."""
+
+        self._training: Any = None  # workspaces of the backend, made when first needed
+        self._inference: Any = None
+        self._step_loss = np.zeros(1)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The widths, input first."""
+        return self._structure.widths
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Element type of the parameters and of all arithmetic."""
+        return self._structure.dtype
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs; where "auto" was asked for, the one chosen."""
+        return self._backend_name
+
+    @property
+    def structure(self) -> Network:
+        """The network as a kernel sees it: layers, and their places in the flat buffer."""
+        return self._structure
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """The flat buffer, live, that weights and biases are views of; the gaps between them are zero and stay so."""
+        return self._parameters
+
+    @property
+    def optimizer_state(self) -> np.ndarray:
+        """The optimiser's memory[slots, size], live, each slot laid out as `parameters`."""
+        return self._optimizer_state
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        """Live views w[in, out], one a layer; assigning to one, as `net.weights[0] = w` does, writes through it."""
+        return _Views(self._structure.weights(self._parameters))
+
+    @property
+    def biases(self) -> list[np.ndarray]:
+        """Live views b[out], one a layer; assigning to one writes through it."""
+        return _Views(self._structure.biases(self._parameters))
+
+    @property
+    def learning_rate(self) -> float:
+        """The step size; may be set between two steps to any finite number greater than 0."""
+        return self._optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        if arrays.as_real("learning_rate", value) == 0:
+            raise ArgumentError(f"learning_rate must be greater than 0; got {value!r}.")
+        self._optimizer = replace(self._optimizer, learning_rate=float(value))
+
+    @property
+    def random_state(self) -> dict[str, Any]:
+        """State of the PCG64 that shuffles, in NumPy's form; setting it raises ArgumentError for anything else."""
+        return dict(self._random.bit_generator.state)
+
+    @random_state.setter
+    def random_state(self, value: dict[str, Any]) -> None:
+        try:
+            self._random.bit_generator.state = value
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ArgumentError(f"random_state must be the state of a PCG64 bit generator: {error!r}.") from error
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The constructor's arguments but backend and seed, as plain Python values."""
+        structure, optimizer = self._structure, asdict(self._optimizer)
+        return {
+            "layers": list(structure.widths),
+            "activation": list(structure.activations),
+            "loss": structure.loss,
+            "dtype": structure.dtype.name,
+            "optimizer": optimizer.pop("name"),
+            **optimizer,
+        }
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.configuration.items())
+        return (
+            f"<MLP({arguments}) on backend {self.backend!r}: "
+            f"{self._structure.parameter_count} parameters, {self.updates} updates>"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made of a checkpoint's content, so that weights stay views of one aligned buffer."""
+        from . import checkpoint
+
+        return checkpoint.restore, (*checkpoint.snapshot(self), self.backend)
+
+    def train_step(self, x: Any, y: Any) -> float:
+        """One update from the batch x[n, in] and its targets y[n, out] (or labels y[n]); the loss before the update.
+
+        Raises ShapeError, DTypeError or ArgumentError, before anything is written, for arrays that do not fit.
+        """
+        x, y = self._samples(x, y)
+        self._backend.train(
+            self._structure,
+            self._optimizer,
+            self._parameters,
+            self._optimizer_state,
+            self.updates,
+            x,
+            y,
+            None,
+            0,
+            len(x),
+            self._step_loss,
+            self._training_workspace(len(x)),
+        )
+        self.updates += 1
+        return float(self._step_loss[0])
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        epochs: int = 10,
+        batch_size: int | None = 128,
+        shuffle: bool = True,
+        validation_data: tuple[Any, Any] | None = None,
+        callbacks: Sequence[Callable[[Epoch], object]] = (),
+        progress: bool | None = None,
+    ) -> History:
+        """Pass `epochs` times over x[n, in] and its targets y[n, out] (or labels y[n]), one update a batch.
+
+        batch_size: rows a batch; None for all. The last batch of an epoch takes what is left.
+        shuffle: in a new random order each epoch. A full batch is not shuffled, since its order cannot matter.
+        validation_data: (x, y), whose loss is taken after every epoch.
+        callbacks: each is called with an `Epoch` after every epoch; the fit ends where one returns True.
+        progress: a bar on stderr; None shows it on a terminal, for a fit of more than two seconds.
+
+        A fit begins with a new epoch. Ctrl-C ends it between two steps, with just the steps that `updates` counts in
+        the weights: the network can be used, saved and fitted on. Where a loss becomes NaN or infinite, training goes
+        on as IEEE arithmetic says, and one RuntimeWarning names the epoch.
+
+        Raises ShapeError, DTypeError or ArgumentError, before anything is written, for arguments that do not fit.
+        """
+        started = time.perf_counter()
+        x, y = self._samples(x, y)
+        validation = None if validation_data is None else self._validation(validation_data)
+        callbacks = as_callbacks(callbacks)
+        n = len(x)
+        epochs = arrays.as_integer("epochs", epochs, 0)
+        batch_size = n if batch_size is None else min(n, arrays.as_integer("batch_size", batch_size))
+        steps = -(-n // batch_size)
+        shuffle = shuffle and steps > 1
+        watched = bool(callbacks) or validation is not None
+        together = 1 if watched else max(1, POSITIONS_A_CALL // (n if shuffle else steps))
+        share = np.full(steps, batch_size / n)
+        share[-1] = (n - (steps - 1) * batch_size) / n
+        if self._training is not None and self._training.rows > batch_size:
+            self._training = None
+        pace = _Pace(step_flops(self.layers, batch_size))
+        history, diverged = History(), False
+        with ProgressBar(epochs, steps, progress) as bar:
+            for first in range(0, epochs, together):
+                losses = np.empty((min(together, epochs - first), steps))
+                self._train_epochs(x, y, batch_size, shuffle, losses, pace, bar)
+                history.loss += (losses * share).sum(axis=1).tolist()
+                if validation is not None:
+                    history.validation_loss.append(self._mean_loss(*validation))
+                history.seconds = time.perf_counter() - started
+                diverged = diverged or _diverged(history.loss, first)
+                if watched and self._ask(callbacks, history, epochs):
+                    break
+        return history
+
+    def predict(self, x: Any) -> np.ndarray:
+        """The outputs y[n, out] for x[n, in], in the network's dtype; logits where the loss takes those.
+
+        Raises ShapeError or DTypeError for an array that does not fit.
+        """
+        x = arrays.as_samples("x", x, self.layers[0], self.dtype)
+        out = aligned_zeros((len(x), self.layers[-1]), self.dtype)
+        self._backend.forward(self._structure, self._parameters, x, out, self._inference_workspace())
+        return out
+
+    def predict_proba(self, x: Any) -> np.ndarray:
+        """Probabilities p[n, out] for x[n, in]: softmax of the outputs, or sigmoid for binary_cross_entropy.
+
+        Raises ArgumentError for another loss, and as `predict`.
+        """
+        loss = self._structure.loss
+        if LOSSES[loss].target == "values":
+            raise ArgumentError(f"predict_proba needs a loss on classes or probabilities; this network's is {loss!r}.")
+        y = self.predict(x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if loss == "binary_cross_entropy":
+                return 1 / (1 + np.exp(-y))
+            e = np.exp(y - y.max(axis=1, keepdims=True))
+            return e / e.sum(axis=1, keepdims=True)
+
+    def loss(self, x: Any, y: Any) -> float:
+        """The loss J of x[n, in] against the targets y[n, out] (or labels y[n]); raises as `train_step`."""
+        return self._mean_loss(*self._samples(x, y))
+
+    def gradients(self, x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]]:
+        """(J, [dJ/dw, ...], [dJ/db, ...]) of one batch, without the L2 term; fresh arrays. Raises as `train_step`."""
+        x, y = self._samples(x, y)
+        gradient = aligned_zeros(self._structure.size, self.dtype)
+        workspace = self._training_workspace(len(x))
+        loss = self._backend.gradients(self._structure, self._parameters, x, y, gradient, workspace)
+        return float(loss), self._structure.weights(gradient), self._structure.biases(gradient)
+
+    def plan(self, batch_size: int = 128) -> "Plan":
+        """What a step on `batch_size` rows will run, how much memory it takes, and the time the machine allows."""
+        from .plan import Plan
+
+        rows = arrays.as_integer("batch_size", batch_size)
+        return Plan(self._structure, self._optimizer, self._backend_name, self._backend_asked, rows)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint (safetensors), completely or not at all. Raises OSError where it cannot be written."""
+        from . import checkpoint
+
+        checkpoint.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], backend: str = "auto") -> "MLP":
+        """The network that `save` wrote; it trains on bit for bit as the saved one would have.
+
+        Raises CheckpointError for any file that is no checkpoint, whatever it holds; OSError where it cannot be opened.
+        """
+        from . import checkpoint
+
+        return checkpoint.load(path, backend)
+
+    def _samples(self, x: Any, y: Any, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets, judged and apart from the parameters in memory; one row at least, to take a mean over."""
+        x = arrays.as_samples(prefix + "x", x, self._structure.widths[0], self._structure.dtype)
+        if len(x) == 0:
+            raise ShapeError(f"{prefix}x must hold at least one row; got shape {x.shape}.")
+        y = arrays.as_target(prefix + "y", y, len(x), self._structure)
+        if np.may_share_memory(x, self._parameters):
+            x = x.copy()
+        if np.may_share_memory(y, self._parameters):
+            y = y.copy()
+        return x, y
+
+    def _validation(self, validation_data: Any) -> tuple[np.ndarray, np.ndarray]:
+        if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+            raise ArgumentError(f"validation_data must be a pair (x, y); got {type(validation_data).__name__}.")
+        x, y = validation_data
+        return self._samples(x, y, "validation_data's ")
+
+    def _training_workspace(self, rows: int) -> Any:
+        if self._training is None or self._training.rows < rows:
+            self._training = None  # give the old one back before the new one is made
+            self._training = self._backend.Workspace(self._structure, rows, True)
+        return self._training
+
+    def _inference_workspace(self) -> Any:
+        if self._inference is None:
+            rows = max(1, min(4096, BLOCK_ELEMENTS // sum(self.layers[1:])))
+            self._inference = self._backend.Workspace(self._structure, rows, False)
+        return self._inference
+
+    def _mean_loss(self, x: np.ndarray, target: np.ndarray) -> float:
+        """The loss in blocks of rows, each weighted by its share: every loss is a mean over the samples."""
+        workspace = self._inference_workspace()
+        out = aligned_zeros((min(len(x), workspace.rows), self.layers[-1]), self.dtype)
+        total = 0.0
+        for start in range(0, len(x), workspace.rows):
+            rows = x[start : start + workspace.rows]
+            y = out[: len(rows)]
+            self._backend.forward(self._structure, self._parameters, rows, y, workspace)
+            share = len(rows) / len(x)
+            total += share * self._backend.loss(self._structure, y, target[start : start + len(rows)])
+        return total
+
+    def _train_epochs(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        batch_size: int,
+        shuffle: bool,
+        losses: np.ndarray,
+        pace: "_Pace",
+        bar: ProgressBar,
+    ) -> None:
+        """Train len(losses) epochs, in calls of about SECONDS_A_CALL; writes the losses[epochs, steps].
+
+        Cut short by an exception, it leaves `updates`, `epochs` and the random state as if it had been asked for no
+        more epochs than it began.
+        """
+        n, steps = len(x), losses.shape[1]
+        flat, done = losses.reshape(-1), 0
+        before = self._random.bit_generator.state
+        try:
+            order = self._shuffled(n, len(losses)) if shuffle else None
+            while done < len(flat):
+                began = time.perf_counter()
+                count = min(pace.steps, len(flat) - done)
+                with interrupt_held():
+                    self._backend.train(
+                        self._structure,
+                        self._optimizer,
+                        self._parameters,
+                        self._optimizer_state,
+                        self.updates,
+                        x,
+                        y,
+                        order,
+                        done // steps * n + done % steps * batch_size,
+                        batch_size,
+                        flat[done : done + count],
+                        self._training_workspace(batch_size),
+                    )
+                    self.updates += count
+                    done += count
+                pace.measure((time.perf_counter() - began) / count)
+                bar.advance(count, float(flat[done - 1]))
+        finally:
+            self.epochs += done // steps
+            if shuffle and done < len(flat):
+                self._random.bit_generator.state = before
+                self._shuffled(n, -(-done // steps))
+
+    def _shuffled(self, n: int, epochs: int) -> np.ndarray:
+        """order[epochs * n]: a new permutation of the rows for each epoch."""
+        order = np.empty((epochs, n), np.int64)
+        order[...] = np.arange(n)
+        for epoch in order:
+            self._random.shuffle(epoch)
+        return order.reshape(-1)
+
+    def _ask(self, callbacks: Sequence[Callable[[Epoch], object]], history: History, epochs: int) -> bool:
+        """Whether one of the callbacks, each of which is called, ends the fit."""
+        validation_loss = history.validation_loss[-1] if history.validation_loss else None
+        epoch = Epoch(self, history.epochs - 1, epochs, history.loss[-1], validation_loss, history)
+        answers = [callback(epoch) for callback in callbacks]
+        return any(answers)
+
+
+class _Views(list[np.ndarray]):
+    """Live views of one buffer: to assign to one is to write its elements, so that it stays a view."""
+
+    def __setitem__(self, index: int, value: Any) -> None:  # type: ignore[override]
+        self[index][...] = value
+
+
+class _Pace:
+    """How many steps go into one call: guessed from their FLOPs first, then from the time that the last call took."""
+
+    def __init__(self, flops: int) -> None:
+        self._seconds = 1e-9 * flops  # one GFLOP/s, slower than any machine's
+
+    @property
+    def steps(self) -> int:
+        return max(1, int(SECONDS_A_CALL / self._seconds))
+
+    def measure(self, seconds: float) -> None:
+        self._seconds = max(seconds, 1e-9)
+
+
+def _diverged(losses: list[float], first: int) -> bool:
+    """Whether the loss of an epoch from `first` on is not finite, with a warning that names it."""
+    for epoch in range(first, len(losses)):
+        if not math.isfinite(losses[epoch]):
+            warnings.warn(
+                f"the loss of epoch {epoch} is {losses[epoch]}: training diverges. A smaller learning_rate, or inputs "
+                "scaled to a spread of about 1, would do.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return True
+    return False
