@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['ratio']:.2f}",
         _number(backend["samples_per_s"]),
         _number(backend["gflops"]),
-        " / ".join(_number(side["core_us_per_sample"]["median"]) for side in (reference, backend)),
-        " / ".join(_energy(side["energy"]) for side in (reference, backend)),
+        _pair(side["core_us_per_sample"]["median"] for side in (reference, backend)),
+        _pair(side["energy"]["uj_per_sample"] for side in (reference, backend)),
         first_call,
     ]
 
@@ -138,8 +139,10 @@ def _time(side: dict[str, Any]) -> str:
     return ("~" if side["noisy"] else "") + _number(side["us_per_step"]["median"])
 
 
-def _energy(energy: dict[str, Any]) -> str:
-    return "n/a" if energy["uj_per_sample"] is None else _number(energy["uj_per_sample"])
+def _pair(values: Iterable[float | None]) -> str:
+    """The reference's and the backend's figure; n/a for one that was not measured."""
+    shown = ["n/a" if value is None else _number(value) for value in values]
+    return "n/a" if set(shown) == {"n/a"} else " / ".join(shown)
 
 
 def _number(value: float) -> str:

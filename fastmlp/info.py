@@ -131,8 +131,9 @@ def gpu() -> dict[str, Any]:
         return {"devices": [], "reason": f"the NVIDIA driver does not start: cuInit returned {status}"}
     count, names = ctypes.c_int(), []
     driver.cuDeviceGetCount(ctypes.byref(count))
-    for device in range(count.value):
-        name = ctypes.create_string_buffer(128)
+    for ordinal in range(count.value):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
+        driver.cuDeviceGet(ctypes.byref(device), ordinal)
         driver.cuDeviceGetName(name, len(name), device)
         names.append(name.value.decode())
     return {"devices": names, "reason": None if names else "the NVIDIA driver sees no device"}
