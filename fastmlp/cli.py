@@ -85,7 +85,7 @@ def _bench(options: argparse.Namespace) -> int:
     else:
         chosen = [workload for workload in WORKLOADS if workload.quick or not options.quick]
     backend, _ = backends.resolve(options.backend)
-    document = report.new_document(backend, _threads(backend), options.quick)
+    document = report.new_document(backend, _threads(backend, options.threads), options.quick)
     status = 0
     bar = Progress(
         TextColumn("{task.description}"),
@@ -116,13 +116,13 @@ def _bench(options: argparse.Namespace) -> int:
     return status
 
 
-def _threads(backend: str) -> int:
-    """How many threads the backend may use."""
+def _threads(backend: str, asked: int | None = None) -> int:
+    """How many threads the backend may use; for NumPy what was `asked` for, else every core."""
     if backend == "cpu":
         from .kernels import cpu
 
         return cpu.get_num_threads()
-    return info.usable_cores()
+    return asked or info.usable_cores()
 
 
 def _info(options: argparse.Namespace) -> int:
