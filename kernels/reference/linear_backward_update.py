@@ -30,7 +30,7 @@ def linear_backward_update(
     linear_backward(x, w, saved, dy, dz, dx, dw, db, activation)
     scratch = np.empty_like(w)
     apply_l2(optimizer, w, dw, scratch)
-    step(optimizer, w, dw, state[:, : w.size].reshape(-1, *w.shape), updates, scratch)
+    step(optimizer, w, dw, state[:, : w.size].reshape(len(state), *w.shape), updates, scratch)
     step(optimizer, b, db, state[:, w.size :], updates, np.empty_like(b))
 
 
