@@ -32,6 +32,8 @@ FORMAT = 1
 ENTRY = "fastmlp"
 STORED = {"float32": "F32", "float64": "F64"}
 COUNTS = ("updates", "epochs")
+LARGEST_COUNT = 2**53
+"""A kernel counts updates on from here in int64 and float64."""
 CONFIGURATION = {"layers", "activation", "loss", "dtype", "optimizer", *(field.name for field in fields(Optimizer)[1:])}
 
 
@@ -97,7 +99,10 @@ def restore(description: dict[str, Any], tensors: Mapping[str, np.ndarray], back
     for name, tensor in _tensors(net).items():
         tensor[...] = tensors[name]
     for name in COUNTS:
-        setattr(net, name, as_integer(name, description[name], 0))
+        count = as_integer(name, description[name], 0)
+        if count > LARGEST_COUNT:
+            raise CheckpointError(f"{name} must be {LARGEST_COUNT} at most; got {count}")
+        setattr(net, name, count)
     net.random_state = description["random_state"]
     return net
 

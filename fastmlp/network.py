@@ -158,11 +158,15 @@ class MLP:
         return dict(self._random.bit_generator.state)
 
     @random_state.setter
-    def random_state(self, value: dict[str, Any]) -> None:
+    def random_state(self, value: Any) -> None:
+        generator = np.random.PCG64(0)
         try:
-            self._random.bit_generator.state = value
+            generator.state = value
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ArgumentError(f"random_state must be the state of a PCG64 bit generator: {error!r}.") from error
+            raise ArgumentError(f"random_state must be the state of a PCG64; got {value!r}: {error!r}.") from error
+        if generator.state != value:
+            raise ArgumentError(f"random_state must be the state of a PCG64; got {value!r}.")
+        self._random = np.random.Generator(generator)
 
     @property
     def configuration(self) -> dict[str, Any]:

@@ -23,8 +23,8 @@ def problem(rng):
 def interrupted(net, seconds, *args, **kwargs):
     """A fit that a SIGINT, sent from outside after so many seconds, ends."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
     with pytest.raises(KeyboardInterrupt):
-        timer.start()
         net.fit(*args, **kwargs)
     timer.join()
 
@@ -91,16 +91,21 @@ def test_an_interrupt_in_a_callback_comes_at_the_end_of_its_epoch(backend_name, 
 
 
 def test_an_interrupt_is_held_to_the_end_of_the_block_and_goes_to_the_handler_before():
-    before, finished = signal.getsignal(signal.SIGINT), False
-    with pytest.raises(KeyboardInterrupt), interrupt_held():
-        signal.raise_signal(signal.SIGINT)
-        finished = True
-    assert finished
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def interrupted_block():
+        with interrupt_held():
+            signal.raise_signal(signal.SIGINT)
+            seen.append("finished")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_block()
+    assert seen == ["finished"]
     assert signal.getsignal(signal.SIGINT) is before
     with interrupt_held():
         pass
 
-    seen = []
+    seen.clear()
     signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
     try:
         with interrupt_held():
