@@ -16,7 +16,7 @@ from rich.text import Text
 from .. import info
 from ..errors import ArgumentError
 from .energy import Meter
-from .timing import NOISY
+from .timing import NOISY, Spread
 
 SCHEMA = 1
 
@@ -124,9 +124,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     reference, backend = row["reference"], row["backend"]
     return [
         *head,
-        _time(reference),
-        _time(backend),
-        f"{row['ratio']:.2f}",
+        _marked(reference["us_per_step"]),
+        _marked(backend["us_per_step"]),
+        _marked(row["ratio"]),
         _number(backend["samples_per_s"]),
         _number(backend["gflops"]),
         _pair(side["core_us_per_sample"]["median"] for side in (reference, backend)),
@@ -135,8 +135,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _time(side: dict[str, Any]) -> str:
-    return ("~" if side["noisy"] else "") + _number(side["us_per_step"]["median"])
+def _marked(spread: dict[str, Any]) -> str:
+    """The median, marked where it is noisy."""
+    return ("~" if Spread(**spread).noisy else "") + _number(spread["median"])
 
 
 def _pair(values: Iterable[float | None]) -> str:
@@ -180,11 +181,11 @@ def _notes(document: dict[str, Any]) -> list[str]:
             size = "not finite" if error is None else f"{error:.3g} times what is allowed"
             notes.append(f"{row['workload']}: the backend's error is {size}, so it was not timed.")
     notes.append(
-        "Medians of calls of `fit` that take turns. GFLOP/s and samples/s are the backend's; core-µs add up every core "
-        "kept busy. The first call's time includes compiling, or loading what was compiled before."
+        "Medians over calls of `fit` that take turns; times faster is the median over the turns. GFLOP/s and samples/s are "
+        "the backend's; core-µs add up every core kept busy. The first call's time includes compiling, or loading what "
+        "was compiled before."
     )
-    timed = [side for row in document["rows"] for side in (row["reference"], row["backend"]) if side]
-    if any(side["noisy"] for side in timed):
+    if any(cell.startswith("~") for row in document["rows"] for cell in _cells(row)):
         notes.append(f"~ marks a noisy figure: interquartile range over {NOISY:.0%} of the median.")
     energy = document["energy"]
     notes.append(f"Energy: {energy['source']} ({energy['detail']}).")

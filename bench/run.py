@@ -1,6 +1,8 @@
 """The main job: is the backend right, then how fast is it, on each workload, through the same `fit` a user calls."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import numpy as np
 from ..kernels.contract import step_flops
 from ..network import MLP
 from .energy import Meter, Reading
-from .timing import Timing, interleave, seconds
+from .timing import Spread, Timing, interleave, ratio, seconds
 from .workloads import Data, Workload
 
 REFERENCE = "numpy"
@@ -70,7 +72,7 @@ def _row(
     row["reference"], row["backend"] = (
         _figures(workload, timing, _energy(call, timing, meter)) for call, timing in zip(calls, timings, strict=True)
     )
-    row["ratio"] = timings[0].wall.median / timings[1].wall.median
+    row["ratio"] = asdict(ratio(*timings))
     return row
 
 
@@ -165,7 +167,7 @@ def _energy(call: Callable[[], object], timing: Timing, meter: Meter) -> tuple[R
     """A reading over enough calls in a row to fill the window, and how many calls that was."""
     if meter.reason is not None:
         return Reading(detail=meter.reason), 0
-    count = max(1, round(ENERGY_WINDOW_S / timing.wall.median))
+    count = max(1, round(ENERGY_WINDOW_S / median(timing.wall)))
     with meter.measure() as reading:
         for _ in range(count):
             call()
@@ -177,13 +179,12 @@ def _figures(workload: Workload, timing: Timing, energy: tuple[Reading, int]) ->
     reading, count = energy
     trained = workload.epochs * workload.samples
     flops = workload.epochs * sum(step_flops(workload.widths, n) for n in workload.batches(workload.samples))
-    step, core = timing.wall.scaled(1e6 / workload.steps), timing.cores.scaled(1e6 / trained)
+    wall = Spread.of(timing.wall)
     return {
-        "us_per_step": {"median": step.median, "iqr": step.iqr, "n": step.n},
-        "noisy": step.noisy,
-        "samples_per_s": trained / timing.wall.median,
-        "gflops": flops / timing.wall.median * 1e-9,
-        "core_us_per_sample": {"median": core.median, "iqr": core.iqr, "n": core.n},
+        "us_per_step": asdict(wall.scaled(1e6 / workload.steps)),
+        "samples_per_s": trained / wall.median,
+        "gflops": flops / wall.median * 1e-9,
+        "core_us_per_sample": asdict(Spread.of(timing.cores).scaled(1e6 / trained)),
         "energy": {
             "source": reading.source,
             "uj_per_sample": None if reading.joules is None else 1e6 * reading.joules / (count * trained),

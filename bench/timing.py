@@ -39,10 +39,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call: on the clock, and summed over every core this process kept busy."""
+    """Seconds a call, one figure a round: on the clock, and summed over every core this process kept busy."""
 
-    wall: Spread
-    cores: Spread
+    wall: list[float]
+    cores: list[float]
+
+
+def ratio(slow: Timing, fast: Timing) -> Spread:
+    """How many times faster `fast` is, round by round: a slow spell of the machine slows both sides of a round."""
+    return Spread.of([a / b for a, b in zip(slow.wall, fast.wall, strict=True)])
 
 
 def interleave(
@@ -59,20 +64,19 @@ def interleave(
     """
     for call in calls:
         call()
-    wall: list[list[float]] = [[] for _ in calls]
-    cores: list[list[float]] = [[] for _ in calls]
+    timings = [Timing([], []) for _ in calls]
     deadline = time.perf_counter() + budget_s
     rounds = 0
     while rounds < least or (rounds < most and time.perf_counter() < deadline):
-        for index, call in enumerate(calls):
+        for call, timing in zip(calls, timings, strict=True):
             time.sleep(pause_s)
             cores_start, start = time.process_time_ns(), time.perf_counter_ns()
             call()
             stop, cores_stop = time.perf_counter_ns(), time.process_time_ns()
-            wall[index].append((stop - start) * 1e-9)
-            cores[index].append((cores_stop - cores_start) * 1e-9)
+            timing.wall.append((stop - start) * 1e-9)
+            timing.cores.append((cores_stop - cores_start) * 1e-9)
         rounds += 1
-    return [Timing(Spread.of(w), Spread.of(c)) for w, c in zip(wall, cores, strict=True)]
+    return timings
 
 
 def seconds(call: Callable[[], object]) -> float:

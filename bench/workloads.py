@@ -136,7 +136,7 @@ WORKLOADS = (
         epochs=8,
         shuffle=True,
         make=digits,
-        study=40,
+        study=80,
         quick=True,
     ),
     Workload(
