@@ -181,9 +181,9 @@ def _notes(document: dict[str, Any]) -> list[str]:
             size = "not finite" if error is None else f"{error:.3g} times what is allowed"
             notes.append(f"{row['workload']}: the backend's error is {size}, so it was not timed.")
     notes.append(
-        "Medians over calls of `fit` that take turns; times faster is the median over the turns. GFLOP/s and samples/s are "
-        "the backend's; core-µs add up every core kept busy. The first call's time includes compiling, or loading what "
-        "was compiled before."
+        "Medians over calls of `fit` that take turns; times faster is the median over the turns. GFLOP/s and samples/s "
+        "are the backend's; core-µs add up every core kept busy. The first call's time includes compiling, or loading "
+        "what was compiled before."
     )
     if any(cell.startswith("~") for row in document["rows"] for cell in _cells(row)):
         notes.append(f"~ marks a noisy figure: interquartile range over {NOISY:.0%} of the median.")

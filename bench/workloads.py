@@ -87,9 +87,10 @@ def friedman(workload: Workload) -> Data:
     x = rng.random((2 * workload.samples, 10))
     t = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
     t += rng.standard_normal(len(t))
-    x, t = ((x - 0.5) * np.sqrt(12)).astype(np.float32), ((t - 14.4) / 5).astype(np.float32)[:, None]
+    inputs = ((x - 0.5) * np.sqrt(12)).astype(np.float32)
+    targets = ((t - 14.4) / 5).astype(np.float32)[:, None]
     n = workload.samples
-    return Data(x[:n], t[:n], x[n:], t[n:])
+    return Data(inputs[:n], targets[:n], inputs[n:], targets[n:])
 
 
 def _sweep(width: int, samples: int) -> Workload:

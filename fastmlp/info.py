@@ -104,9 +104,9 @@ def caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str,
             found[f"L{level}" + {"Data": "d", "Instruction": "i"}.get(kind, "")] = int(size[:-1]) * unit
     if not found and platform.system() == "Darwin":
         for name, key in (("L1d", "hw.l1dcachesize"), ("L1i", "hw.l1icachesize"), ("L2", "hw.l2cachesize")):
-            size = _sysctl(key)
-            if size:
-                found[name] = int(size) // 1024
+            number = _sysctl(key)
+            if number:
+                found[name] = int(number) // 1024
     return found
 
 
@@ -151,7 +151,7 @@ def _cpuinfo(key: str) -> str | None:
 
 def _sysctl(key: str) -> str | None:
     """One value of macOS's sysctl."""
-    library = ctypes.CDLL("libSystem.dylib")
+    library = ctypes.CDLL(None)
     size = ctypes.c_size_t(256)
     buffer = ctypes.create_string_buffer(size.value)
     if library.sysctlbyname(key.encode(), buffer, ctypes.byref(size), None, 0) != 0:
