@@ -44,8 +44,8 @@ ACTIVATION = {
 
 SLOPE = {
     "identity": np.ones_like,
-    "relu": lambda z: (z > 0) * 1.0,
-    "leaky_relu": lambda z: np.where(z > 0, 1.0, 0.01),
+    "relu": lambda z: (z > 0).astype(z.dtype),
+    "leaky_relu": lambda z: np.where(z > 0, 1, 0.01).astype(z.dtype),
     "tanh": lambda z: 1 - np.tanh(z) ** 2,
     "sigmoid": lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2,
     "gelu": lambda z: normal_cdf(z) + z * normal_density(z),
@@ -62,8 +62,8 @@ SLOPE_FROM_SAVED = {
 """As SLOPE, but from what the backward pass is given: z for gelu, silu, softplus and sine, y for the others."""
 
 
-def one_hot(target, m):
-    return np.eye(m)[target] if target.ndim == 1 else target
+def one_hot(target, y):
+    return np.eye(y.shape[1], dtype=y.dtype)[target] if target.ndim == 1 else target
 
 
 def softmax(y):
@@ -74,14 +74,14 @@ def softmax(y):
 LOSS = {
     "mse": lambda y, t: np.mean((y - t) ** 2),
     "half_mse": lambda y, t: np.sum((y - t) ** 2) / (2 * len(y)),
-    "cross_entropy": lambda y, t: -np.sum(one_hot(t, y.shape[1]) * np.log(softmax(y))) / len(y),
+    "cross_entropy": lambda y, t: -np.sum(one_hot(t, y) * np.log(softmax(y))) / len(y),
     "binary_cross_entropy": lambda y, t: np.mean(np.log(1 + np.exp(y)) - t * y),
 }
 
 LOSS_GRADIENT = {
     "mse": lambda y, t: 2 * (y - t) / y.size,
     "half_mse": lambda y, t: (y - t) / len(y),
-    "cross_entropy": lambda y, t: (softmax(y) - one_hot(t, y.shape[1])) / len(y),
+    "cross_entropy": lambda y, t: (softmax(y) - one_hot(t, y)) / len(y),
     "binary_cross_entropy": lambda y, t: (1 / (1 + np.exp(-y)) - t) / y.size,
 }
 

@@ -1,0 +1,41 @@
+"""Small networks for the tests: parameters, data and canaried flat buffers."""
+
+import numpy as np
+import oracles
+
+from fastmlp.kernels.network import Network
+
+
+def network(widths, activations, loss, dtype):
+    if isinstance(activations, str):
+        activations = (activations,) * (len(widths) - 1)
+    return Network(tuple(widths), tuple(activations), loss, np.dtype(dtype))
+
+
+def fill(net, buffer, rng):
+    """Random parameters, about 1/sqrt(inputs) in size, zeros in the gaps between them."""
+    buffer[...] = 0
+    for layer, w, b in zip(net.layers, net.weights(buffer), net.biases(buffer), strict=True):
+        w[...] = rng.normal(size=w.shape) / np.sqrt(layer.inputs)
+        b[...] = rng.normal(size=b.shape) / 2
+    return buffer
+
+
+def data(net, rng, n, labels=True):
+    """Inputs and targets of n samples in the network's dtype."""
+    x = rng.normal(size=(n, net.widths[0])).astype(net.dtype)
+    t = oracles.target(net.loss, rng, n, net.widths[-1], labels)
+    return x, t if t.ndim == 1 else t.astype(net.dtype)
+
+
+def gaps(net, buffer):
+    """The elements of a flat buffer that belong to no weight and no bias."""
+    used = np.zeros(net.size, bool)
+    for view in (*net.weights(used), *net.biases(used)):
+        view[...] = True
+    return buffer[..., ~used]
+
+
+def wide(net, buffer, kind):
+    """Weights and biases of a flat buffer as copies in another precision."""
+    return [w.astype(kind) for w in net.weights(buffer)], [b.astype(kind) for b in net.biases(buffer)]

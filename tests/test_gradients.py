@@ -1,0 +1,102 @@
+"""gradients: dJ/dparameters of a whole network, against central differences and against plain NumPy."""
+
+import numpy as np
+import oracles
+import pytest
+from networks import data, fill, gaps, network, wide
+from rulings import assert_no_worse, assert_same_bits
+
+from fastmlp.kernels.contract import ACTIVATIONS, LOSSES
+
+
+def losses_at(backend, net, parameters, x, t, workspace):
+    out = np.empty((len(x), net.widths[-1]), net.dtype)
+    backend.forward(net, parameters, x, out, workspace)
+    return backend.loss(net, out, t)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_central_differences(backend, rng, canary, activation, loss):
+    """Every parameter of a small float64 network.
+
+    With a step of eps^(1/3) truncation and rounding are both of the order eps^(2/3) times J and its third derivative.
+    """
+    net = network((4, 5, 3, 2), activation, loss, np.float64)
+    parameters = fill(net, canary(net.size, np.float64), rng)
+    x, t = data(net, rng, 7, labels=activation != "tanh")
+    workspace = backend.Workspace(net, 7, True)
+    gradient = canary(net.size, np.float64, content=0)
+    value = backend.gradients(net, parameters, x, t, gradient, workspace)
+    assert value == pytest.approx(losses_at(backend, net, parameters, x, t, workspace), rel=1e-14)
+    assert (gaps(net, gradient) == 0).all()
+
+    eps = np.finfo(np.float64).eps
+    step = eps ** (1 / 3)
+    differences = np.zeros(net.size)
+    for i in range(net.size):
+        kept = parameters[i]
+        parameters[i] = kept + step
+        above = losses_at(backend, net, parameters, x, t, workspace)
+        parameters[i] = kept - step
+        below = losses_at(backend, net, parameters, x, t, workspace)
+        parameters[i] = kept
+        differences[i] = (above - below) / (2 * step)
+    tolerance = 100 * eps ** (2 / 3) * max(1, value)
+    np.testing.assert_allclose(gradient, differences, rtol=0, atol=tolerance)
+    assert np.abs(gradient).max() > 1e6 * tolerance
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_no_worse_than_numpy(backend, dtype, rng, canary, activation, loss):
+    net = network((45, 46, 17), (activation, "identity"), loss, dtype)
+    parameters = fill(net, canary(net.size, dtype), rng)
+    x, t = data(net, rng, 100)
+    gradient = canary(net.size, dtype, content=0)
+    backend.gradients(net, parameters, x, t, gradient, backend.Workspace(net, 128, True))
+    t64 = t if t.ndim == 1 else t.astype(np.longdouble)
+    own = oracles.gradients(net.activations, loss, *wide(net, parameters, dtype), x, t)
+    exact = oracles.gradients(
+        net.activations, loss, *wide(net, parameters, np.longdouble), x.astype(np.longdouble), t64
+    )
+    got, own, exact = (
+        np.concatenate([a.ravel() for a in (*dw, *db)])
+        for dw, db in ((net.weights(gradient), net.biases(gradient)), own[1:], exact[1:])
+    )
+    assert own.dtype == dtype
+    assert_no_worse(got, own, exact)
+
+
+def test_exact_on_small_integers(backend, dtype, canary):
+    """Two samples, relu, mse: every number on the way is an integer over a power of two."""
+    net = network((2, 2, 1), ("relu", "identity"), "mse", dtype)
+    parameters = canary(net.size, dtype, content=0)
+    net.weights(parameters)[0][...] = [[1, -1], [2, 1]]
+    net.weights(parameters)[1][...] = [[3], [-2]]
+    net.biases(parameters)[0][...] = [0, 1]
+    net.biases(parameters)[1][...] = [1]
+    x, t = np.array([[1, 2], [-1, -3]], dtype), np.array([[4], [2]], dtype)
+    gradient = canary(net.size, dtype, content=0)
+    # Hidden: [5, 2] and [0, 0]; outputs 12 and 1; y - t = 8 and -1; J = (64 + 1) / 2.
+    assert backend.gradients(net, parameters, x, t, gradient, backend.Workspace(net, 2, True)) == 32.5
+    np.testing.assert_array_equal(net.weights(gradient)[1], [[40], [16]])
+    np.testing.assert_array_equal(net.biases(gradient)[1], [7])
+    np.testing.assert_array_equal(net.weights(gradient)[0], [[24, -16], [48, -32]])
+    np.testing.assert_array_equal(net.biases(gradient)[0], [24, -16])
+
+
+def test_a_larger_workspace_changes_nothing(backend, dtype, rng):
+    net = network((45, 46, 17), ("gelu", "identity"), "cross_entropy", dtype)
+    parameters = fill(net, np.empty(net.size, dtype), rng)
+    x, t = data(net, rng, 33)
+    kept = parameters.copy(), x.copy(), t.copy()
+    results = []
+    for rows in (33, 33, 128):
+        gradient = np.zeros(net.size, dtype)
+        backend.gradients(net, parameters, x, t, gradient, backend.Workspace(net, rows, True))
+        results.append(gradient)
+    assert_same_bits(results[0], results[1])
+    assert_same_bits(results[0], results[2])
+    for now, before in zip((parameters, x, t), kept, strict=True):
+        assert_same_bits(now, before)

@@ -1,0 +1,191 @@
+"""train: many whole steps in one call, against a few lines of plain float64 NumPy, over all backends."""
+
+import itertools
+
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import data, fill, gaps, network, wide
+from rulings import assert_same_bits
+
+from fastmlp.kernels.contract import ACTIVATIONS, LOSSES, OPTIMIZERS
+from fastmlp.kernels.network import Optimizer, aligned_zeros
+
+SAMPLES = 23
+
+
+def rule(name, l2=0.0):
+    """Settings under which a dozen updates move every parameter far, and no two rules agree."""
+    return Optimizer(name, learning_rate=0.05, l2=l2, momentum=0.8, beta1=0.7, beta2=0.6, epsilon=1e-3)
+
+
+class Run:
+    """One call of `train` on fresh buffers; the same arguments start from the same parameters."""
+
+    def __init__(self, net, optimizer, rng, canary=None, labels=True):
+        self.net, self.optimizer = net, optimizer
+        allocate = canary or (lambda shape, dtype, content: np.full(shape, content, dtype))
+        self.parameters = fill(net, allocate(net.size, net.dtype, content=0), rng)
+        self.state = allocate((optimizer.slots, net.size), net.dtype, content=0)
+        self.losses = allocate
+        self.x, self.t = data(net, rng, SAMPLES, labels)
+        self.initial = self.parameters.copy()
+        self.updates = 0
+
+    def steps(self, backend, order, start, batch_size, count):
+        losses = self.losses(count, np.float64, content=np.nan)
+        workspace = backend.Workspace(self.net, min(batch_size, SAMPLES), True)
+        kept = self.x.copy(), self.t.copy()
+        backend.train(
+            self.net, self.optimizer, self.parameters, self.state, self.updates, self.x, self.t, order, start,
+            batch_size, losses, workspace,
+        )  # fmt: skip
+        self.updates += count
+        assert_same_bits(self.x, kept[0])
+        assert_same_bits(self.t, kept[1])
+        return losses
+
+
+def compare(run, losses, order, start, batch_size):
+    """Half of the digits must agree with float64 NumPy; a wrong formula or a wrong row agrees in one or two."""
+    net = run.net
+    t = run.t if run.t.ndim == 1 else run.t.astype(np.float64)
+    weights, biases = wide(net, run.initial, np.float64)
+    expected, weights, biases = oracles.train(
+        net.activations, net.loss, run.optimizer, weights, biases, run.x.astype(np.float64), t, order, start,
+        batch_size, len(losses),
+    )  # fmt: skip
+    digits = np.sqrt(np.finfo(net.dtype).eps)
+    np.testing.assert_allclose(losses, expected, rtol=digits, atol=digits)
+    got = [*net.weights(run.parameters), *net.biases(run.parameters)]
+    for mine, theirs in zip(got, [*weights, *biases], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=digits, atol=digits)
+    assert (gaps(net, run.parameters) == 0).all()
+    assert (gaps(net, run.state) == 0).all()
+    assert np.abs(run.parameters - run.initial).max() > 30 * digits
+
+
+def an_order(rng, epochs):
+    return np.concatenate([rng.permutation(SAMPLES) for _ in range(epochs)]).astype(np.int64)
+
+
+PAIRS = [
+    (activation, optimizer, list(LOSSES)[i % len(LOSSES)])
+    for i, (activation, optimizer) in enumerate(itertools.product(ACTIVATIONS, OPTIMIZERS))
+]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize(("activation", "optimizer", "loss"), PAIRS)
+def test_every_activation_with_every_optimizer(backend, dtype, rng, canary, activation, optimizer, loss, shuffled):
+    net = network((6, 9, 5), (activation, "identity"), loss, dtype)
+    run = Run(net, rule(optimizer), rng, canary)
+    order = an_order(rng, 3) if shuffled else None
+    losses = run.steps(backend, order, 0, 7, 10)
+    compare(run, losses, order, 0, 7)
+
+
+KINDS = [(loss, labels) for loss in LOSSES for labels in ((True, False) if loss == "cross_entropy" else (False,))]
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.2])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("loss", "labels"), KINDS)
+def test_every_loss_with_every_optimizer_and_l2(backend, dtype, rng, canary, loss, labels, optimizer, l2):
+    net = network((6, 17, 4), ("tanh", "identity"), loss, dtype)
+    run = Run(net, rule(optimizer, l2), rng, canary, labels)
+    order = an_order(rng, 3)
+    compare(run, run.steps(backend, order, 0, 10, 7), order, 0, 10)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 7, 22, 23, 24, 1000])
+@pytest.mark.parametrize("start", [0, 5, 22, 23, 30])
+def test_positions(backend, dtype, rng, canary, start, batch_size, shuffled):
+    """Ragged last batches, starts inside an epoch, batches larger than the data: never across an epoch's end."""
+    net = network((6, 9, 5), ("tanh", "identity"), "half_mse", dtype)
+    run = Run(net, rule("momentum"), rng, canary)
+    count = 5
+    order = an_order(rng, 8) if shuffled else None
+    losses = run.steps(backend, order, start, batch_size, count)
+    compare(run, losses, order, start, batch_size)
+
+
+@pytest.mark.parametrize("widths", [(1, 1), (3, 1), (1, 17, 1), (6, 33, 15, 14, 2), (100, 46, 45, 3)])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_any_widths(backend, dtype, rng, canary, widths, optimizer):
+    net = network(widths, ["softplus", "sigmoid", "gelu", "leaky_relu"][: len(widths) - 1], "mse", dtype)
+    run = Run(net, rule(optimizer, 0.01), rng, canary)
+    compare(run, run.steps(backend, None, 0, 16, 6), None, 0, 16)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    widths=st.lists(st.integers(1, 20), min_size=2, max_size=5),
+    batch_size=st.integers(1, 30),
+    start=st.integers(0, 40),
+    count=st.integers(0, 6),
+    shuffled=st.booleans(),
+    optimizer=st.sampled_from(list(OPTIMIZERS)),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_network_and_batch(backend, widths, batch_size, start, count, shuffled, optimizer, seed):
+    rng = np.random.default_rng(seed)
+    net = network(widths, ["tanh"] * (len(widths) - 2) + ["identity"], "mse", np.float64)
+    run = Run(net, rule(optimizer), rng)
+    order = an_order(rng, 10) if shuffled else None
+    losses = run.steps(backend, order, start, batch_size, count)
+    expected, weights, biases = oracles.train(
+        net.activations, "mse", run.optimizer, *wide(net, run.initial, np.float64), run.x, run.t, order, start,
+        batch_size, count,
+    )  # fmt: skip
+    np.testing.assert_allclose(losses, expected, rtol=1e-8, atol=1e-8)
+    for mine, theirs in zip(
+        [*net.weights(run.parameters), *net.biases(run.parameters)], [*weights, *biases], strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_call_or_many_give_the_same_bits(backend, dtype, optimizer):
+    net = network((6, 9, 5), ("gelu", "identity"), "cross_entropy", dtype)
+    whole, parts = (Run(net, rule(optimizer, 0.01), np.random.default_rng(7)) for _ in range(2))
+    order = an_order(np.random.default_rng(8), 3)
+    together = whole.steps(backend, order, 0, 7, 12)
+    # Batches of 7 in 23 samples: 7, 7, 7, 2; so that step 5 begins at position 30.
+    apart = np.concatenate([parts.steps(backend, order, 0, 7, 5), parts.steps(backend, order, 30, 7, 7)])
+    assert_same_bits(together, apart)
+    assert_same_bits(whole.parameters, parts.parameters)
+    assert_same_bits(whole.state, parts.state)
+
+
+def test_the_order_of_all_rows_is_no_order(backend, dtype):
+    net = network((6, 9, 5), ("relu", "identity"), "mse", dtype)
+    plain, gathered = (Run(net, rule("adam"), np.random.default_rng(7)) for _ in range(2))
+    order = np.tile(np.arange(SAMPLES), 3)
+    assert_same_bits(plain.steps(backend, None, 0, 7, 12), gathered.steps(backend, order, 0, 7, 12))
+    assert_same_bits(plain.parameters, gathered.parameters)
+
+
+def test_losses_are_those_of_gradients(backend, dtype, rng):
+    """Of one full batch, `train` and `gradients` see the same J, and SGD steps along the same gradient."""
+    net = network((6, 9, 5), ("tanh", "identity"), "mse", dtype)
+    run = Run(net, rule("sgd"), rng)
+    gradient = aligned_zeros(net.size, dtype)
+    value = backend.gradients(net, run.initial, run.x, run.t, gradient, backend.Workspace(net, SAMPLES, True))
+    losses = run.steps(backend, None, 0, SAMPLES, 1)
+    eps = float(np.finfo(dtype).eps)
+    assert losses[0] == pytest.approx(value, rel=4 * eps)
+    np.testing.assert_allclose(run.parameters, run.initial - 0.05 * gradient, rtol=4 * eps, atol=4 * eps)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_nan_in_a_batch_reaches_the_losses_and_no_gap(backend, dtype, rng, canary, optimizer):
+    net = network((6, 9, 5), ("relu", "identity"), "mse", dtype)
+    run = Run(net, rule(optimizer), rng, canary)
+    run.x[9, 3] = np.nan  # in the second batch of 7
+    losses = run.steps(backend, None, 0, 7, 4)
+    np.testing.assert_array_equal(np.isnan(losses), [False, True, True, True])
+    assert (gaps(net, run.parameters) == 0).all()
