@@ -148,8 +148,9 @@ def _pair(values: Iterable[float | None]) -> str:
 
 def _number(value: float) -> str:
     """Three significant digits, thousands set apart."""
+    rounded = float(f"{value:.3g}")
     for limit, digits in ((100, 0), (10, 1), (1, 2), (0.1, 3)):
-        if value >= limit:
+        if rounded >= limit:
             return f"{value:,.{digits}f}"
     return f"{value:.3g}"
 
