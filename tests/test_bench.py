@@ -389,7 +389,15 @@ def test_a_forced_blas_kernel_is_told(document):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(24_300.4, "24,300"), (186.2, "186"), (18.54, "18.5"), (99.96, "100"), (0.9996, "1.00"), (0.94, "0.940"), (0.0123, "0.0123")],
+    [
+        (24_300.4, "24,300"),
+        (186.2, "186"),
+        (18.54, "18.5"),
+        (99.96, "100"),
+        (0.9996, "1.00"),
+        (0.94, "0.940"),
+        (0.0123, "0.0123"),
+    ],
 )
 def test_numbers_have_three_digits(value, text):
     assert report._number(value) == text
