@@ -1,0 +1,173 @@
+"""The activations and their derivatives on a block that is still in the cache: rows x columns with a stride between rows."""
+
+import math
+
+import numpy as np
+
+from ..contract import ACTIVATIONS, LEAKY_SLOPE
+from .compile import jit
+from .elementary import SINE_END, cos, erf, exp, sigmoid, sin, softplus, tanh
+from .simd import absolute, any_lane, element, fma, lanes, load_first, select, store_first
+
+IDENTITY, RELU, LEAKY_RELU, TANH, SIGMOID, GELU, SILU, SOFTPLUS, SINE = (
+    ACTIVATIONS[name].code
+    for name in ("identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "softplus", "sine")
+)
+
+SQRT_HALF = math.sqrt(0.5)
+INVERSE_SQRT_TWO_PI = 1.0 / math.sqrt(2.0 * math.pi)
+
+
+@jit
+def _leaky_relu(z):
+    return select(z > 0.0, z, z * LEAKY_SLOPE)
+
+
+@jit
+def _gelu(z):
+    return z * 0.5 * (erf(z * SQRT_HALF) + 1.0)
+
+
+@jit
+def _silu(z):
+    return z * sigmoid(z)
+
+
+@jit
+def _map_block(rows, columns, block, block_row, function):
+    """block = function(block), vector by vector."""
+    for i in range(rows):
+        row = block + i * block_row
+        for j in range(0, columns, lanes(block)):
+            count = min(lanes(block), columns - j)
+            store_first(row + j, function(load_first(row + j, count)), count)
+
+
+@jit
+def _sine_block(rows, columns, block, block_row):
+    for i in range(rows):
+        row = block + i * block_row
+        for j in range(0, columns, lanes(block)):
+            count = min(lanes(block), columns - j)
+            z = load_first(row + j, count)
+            if any_lane(absolute(z) > SINE_END(z)):
+                for index in range(j, j + count):
+                    row[index] = math.sin(row[index])
+            else:
+                store_first(row + j, sin(z), count)
+
+
+@jit
+def floor_of(code, like):
+    """What a matrix product may cut its result off at, so that relu costs no pass of its own: 0 for relu, else -inf."""
+    return element(like, 0.0) if code == RELU else element(like, -np.inf)
+
+
+@jit
+def copy_block(rows, columns, source, source_row, target, target_row):
+    """target = source."""
+    for i in range(rows):
+        for j in range(0, columns, lanes(source)):
+            count = min(lanes(source), columns - j)
+            store_first(target + (i * target_row + j), load_first(source + (i * source_row + j), count), count)
+
+
+@jit
+def activate(code, rows, columns, block, block_row):
+    """block = activation(block), but for relu, which the product has done with floor_of."""
+    if code == LEAKY_RELU:
+        _map_block(rows, columns, block, block_row, _leaky_relu)
+    elif code == TANH:
+        _map_block(rows, columns, block, block_row, tanh)
+    elif code == SIGMOID:
+        _map_block(rows, columns, block, block_row, sigmoid)
+    elif code == GELU:
+        _map_block(rows, columns, block, block_row, _gelu)
+    elif code == SILU:
+        _map_block(rows, columns, block, block_row, _silu)
+    elif code == SOFTPLUS:
+        _map_block(rows, columns, block, block_row, softplus)
+    elif code == SINE:
+        _sine_block(rows, columns, block, block_row)
+
+
+@jit
+def _relu_back(dy, y):
+    return select(y > 0.0, dy, 0.0)
+
+
+@jit
+def _leaky_relu_back(dy, y):
+    return select(y > 0.0, dy, dy * LEAKY_SLOPE)
+
+
+@jit
+def _tanh_back(dy, y):
+    return dy * fma(-y, y, 1.0)
+
+
+@jit
+def _sigmoid_back(dy, y):
+    return dy * (y * (1.0 - y))
+
+
+@jit
+def _gelu_back(dy, z):
+    density = exp(z * z * -0.5) * INVERSE_SQRT_TWO_PI
+    return dy * fma(z, density, erf(z * SQRT_HALF) * 0.5 + 0.5)
+
+
+@jit
+def _silu_back(dy, z):
+    s = sigmoid(z)
+    return dy * (s * fma(z, 1.0 - s, 1.0))
+
+
+@jit
+def _softplus_back(dy, z):
+    return dy * sigmoid(z)
+
+
+@jit
+def _map_back(rows, columns, block, block_row, saved, saved_row, function):
+    """block = function(block, saved), vector by vector."""
+    for i in range(rows):
+        row, saved_at = block + i * block_row, saved + i * saved_row
+        for j in range(0, columns, lanes(block)):
+            count = min(lanes(block), columns - j)
+            store_first(row + j, function(load_first(row + j, count), load_first(saved_at + j, count)), count)
+
+
+@jit
+def _sine_back(rows, columns, block, block_row, saved, saved_row):
+    for i in range(rows):
+        row, saved_at = block + i * block_row, saved + i * saved_row
+        for j in range(0, columns, lanes(block)):
+            count = min(lanes(block), columns - j)
+            z = load_first(saved_at + j, count)
+            if any_lane(absolute(z) > SINE_END(z)):
+                for index in range(j, j + count):
+                    row[index] *= math.cos(saved_at[index])
+            else:
+                store_first(row + j, load_first(row + j, count) * cos(z), count)
+
+
+@jit
+def multiply_by_derivative(code, rows, columns, block, block_row, saved, saved_row):
+    """block = block * activation'(saved), where saved is y, or z for the activations that need it."""
+    if code == RELU:
+        _map_back(rows, columns, block, block_row, saved, saved_row, _relu_back)
+    elif code == LEAKY_RELU:
+        _map_back(rows, columns, block, block_row, saved, saved_row, _leaky_relu_back)
+    elif code == TANH:
+        _map_back(rows, columns, block, block_row, saved, saved_row, _tanh_back)
+    elif code == SIGMOID:
+        _map_back(rows, columns, block, block_row, saved, saved_row, _sigmoid_back)
+    elif code == GELU:
+        _map_back(rows, columns, block, block_row, saved, saved_row, _gelu_back)
+    elif code == SILU:
+        _map_back(rows, columns, block, block_row, saved, saved_row, _silu_back)
+    elif code == SOFTPLUS:
+        _map_back(rows, columns, block, block_row, saved, saved_row, _softplus_back)
+    elif code == SINE:
+        _sine_back(rows, columns, block, block_row, saved, saved_row)

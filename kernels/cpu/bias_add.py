@@ -1,0 +1,26 @@
+"""out[n, m] = x[n, m] + b[m]."""
+
+import numpy as np
+
+from .compile import entry
+from .simd import lanes, load_first, pointer_at, store_first, pointer
+from .workspace import address
+
+
+@entry
+def _bias_add(n, m, x_address, b_address, out_address, like):
+    x, b, out = (
+        pointer_at(x_address, pointer(like)),
+        pointer_at(b_address, pointer(like)),
+        pointer_at(out_address, pointer(like)),
+    )
+    for i in range(n):
+        for j in range(0, m, lanes(x)):
+            count = min(lanes(x), m - j)
+            store_first(out + (i * m + j), load_first(x + (i * m + j), count) + load_first(b + j, count), count)
+
+
+def bias_add(x: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """out[n, m] = x[n, m] + b[m]; out may be x itself. One thread: it runs at memory speed."""
+    n, m = x.shape
+    _bias_add(n, m, address(x), address(b), address(out), out)

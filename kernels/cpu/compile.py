@@ -1,0 +1,197 @@
+"""How kernels are compiled: `jit` for the pieces, `entry` for what Python calls, and the entries' cache on disk.
+
+Numba's own cache watches one source file a function and lets two writers swap entries. Here a folder stands for one
+state of all kernel sources, library versions and CPU, and a file for one function and signature, replaced atomically and
+carrying its own digest: a stale, torn or foreign entry is compiled again. Entries are pickles, which run code when read, so the
+folder must belong to this user alone (mode 0700).
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+import stat
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from numba import _dynfunc
+from numba.core.caching import NullCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
+from numba.core.compiler_machinery import AnalysisPass, register_pass
+from numba.core.serialize import dumps
+from numba.core.typed_passes import NativeLowering
+
+from .simd import VECTOR_BYTES
+
+
+class _PieceLibrary(JITCodeLibrary):
+    """Code that exists only to be linked into an entry's: not optimised and not turned into machine code by itself."""
+
+    def finalize(self):
+        """Gather the pieces this one calls."""
+        self._raise_if_finalized()
+        for library in dict.fromkeys(self._linking_libraries):
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _PublishPiece(AnalysisPass):
+    """Make a piece known to other compiled code under a stand-in for the machine code it does not have."""
+
+    _name = "publish_piece"
+
+    def __init__(self):
+        AnalysisPass.__init__(self)
+
+    def run_pass(self, state):
+        """Replace the lowering's empty result."""
+        result, library = state.cr, state.library
+        module, name = result.fndesc.lookup_module(), result.fndesc.qualname.split(".")[-1]
+        stand_in = _dynfunc.make_function(module, name, "a piece of a kernel", 0, result.env, (library,))
+        state.targetctx.insert_user_function(stand_in, result.fndesc, [library])
+        state.cr = result._replace(cfunc=stand_in)
+        return False
+
+
+class _PieceCompiler(CompilerBase):
+    """Numba's own pipeline for a piece: all the analysis, none of the code generation."""
+
+    def define_pipelines(self):
+        """The one pipeline."""
+        state = self.state
+        state.flags.no_compile = True
+        state.library = _PieceLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        passes = DefaultPassBuilder.define_nopython_pipeline(state)
+        passes.add_pass_after(_PublishPiece, NativeLowering)
+        passes.finalize()
+        return [passes]
+
+
+_compile = functools.partial(numba.njit, nogil=True, error_model="numpy")
+
+jit = _compile(pipeline_class=_PieceCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""A piece of a kernel, callable from other compiled code only.
+
+Numba would optimise and generate machine code for every function by itself and again in each of its callers, which costs
+several times what the entry alone does.
+"""
+
+
+def entry(function):
+    """A compiled function that Python calls: releases the GIL and is kept in the cache on disk."""
+    dispatcher = _compile()(function)
+    dispatcher._cache = _DiskCache(function)
+    return dispatcher
+
+
+def cache_root() -> Path | None:
+    """The folder for compiled kernels: FASTMLP_CACHE_DIR, else the platform's cache folder; None without a home."""
+    chosen = os.environ.get("FASTMLP_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+        return Path(base) / "fastmlp" / "cache" if base else None
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "fastmlp"
+    try:
+        return Path.home() / ".cache" / "fastmlp"
+    except RuntimeError:
+        return None
+
+
+def _state_digest() -> str:
+    """One name for everything compiled code depends on besides its own signature."""
+    digest = hashlib.sha256()
+    versions = (sys.version, np.__version__, numba.__version__, llvmlite.__version__)
+    cpu = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), VECTOR_BYTES)
+    digest.update(repr((versions, cpu)).encode())
+    kernels = Path(__file__).parent.parent
+    for source in [*sorted(kernels.glob("*.py")), *sorted(kernels.glob("cpu/*.py"))]:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+@functools.cache
+def _cache_folder() -> Path | None:
+    """The folder for this state, made and checked once a process; None, with one warning, where there can be none."""
+    root = cache_root()
+    if root is None:
+        reason = "there is no home folder"
+    else:
+        try:
+            folder = root / _state_digest()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = folder.stat()
+            private = os.name == "nt" or (status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o022)
+            if private and os.access(folder, os.W_OK):
+                return folder
+            reason = f"{folder} can be written by others" if not private else f"{folder} is read-only"
+        except OSError as error:
+            reason = str(error)
+    warnings.warn(
+        f"compiled kernels are not kept between processes ({reason}); set FASTMLP_CACHE_DIR to a private folder",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+class _DiskCache(NullCache):
+    """The part of Numba's cache interface that its dispatcher calls, on our files."""
+
+    def __init__(self, function):
+        self._name = f"{function.__module__}.{function.__qualname__}".replace("<locals>.", "")
+
+    @property
+    def cache_path(self):
+        folder = _cache_folder()
+        return None if folder is None else str(folder)
+
+    def _file(self, sig, codegen):
+        folder = _cache_folder()
+        if folder is None:
+            return None
+        key = hashlib.sha256(repr((str(sig), codegen.magic_tuple())).encode()).hexdigest()[:16]
+        return folder / f"{self._name}-{key}"
+
+    def load_overload(self, sig, target_context):
+        """The compiled function of an earlier process, or None."""
+        target_context.refresh()
+        path = self._file(sig, target_context.codegen())
+        if path is None:
+            return None
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        digest, payload = content[:32], content[32:]
+        if hashlib.sha256(payload).digest() != digest:
+            return None
+        return CompileResult._rebuild(target_context, *pickle.loads(payload))
+
+    def save_overload(self, sig, data):
+        """Keep a compiled function; a full or vanished disk only means that it is compiled again."""
+        path = self._file(sig, data.codegen)
+        if path is None:
+            return
+        payload = dumps(data._reduce())
+        with contextlib.suppress(OSError):
+            handle, temporary = tempfile.mkstemp(dir=path.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(hashlib.sha256(payload).digest() + payload)
+                os.replace(temporary, path)
+            except OSError:
+                os.unlink(temporary)
+                raise

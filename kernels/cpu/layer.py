@@ -1,0 +1,88 @@
+"""One layer's three products, each with the work that follows it done on every block while it is in the cache."""
+
+from .activations import IDENTITY, RELU, activate, copy_block, floor_of, multiply_by_derivative
+from .compile import jit
+from .optimizers import L2, update
+from .product import product
+from .simd import lanes, load_first, store_first
+
+
+@jit
+def nothing_after(i, j, rows, columns, block, block_row, extras):
+    """The plain product: a block is finished as it is."""
+
+
+@jit
+def _after_forward(i, j, rows, columns, block, block_row, extras):
+    activation, keeps, saved, saved_row = extras
+    if keeps:
+        copy_block(rows, columns, block, block_row, saved + (i * saved_row + j), saved_row)
+    if activation != RELU:
+        activate(activation, rows, columns, block, block_row)
+
+
+@jit
+def forward_layer(shared, me, n, k, m, x, w, b, y, z, keeps_z, activation, packed, capacity, scratch):
+    """y[n, m] = activation(x[n, k] w[k, m] + b[m]); keeps x w + b in z[n, m] where keeps_z."""
+    product(
+        shared, me, n, m, k, x, k, 1, w, m, False, b, 0, 1, y, m, floor_of(activation, y), packed, capacity, scratch,
+        _after_forward, (activation, keeps_z, z, m),
+    )  # fmt: skip
+
+
+@jit
+def _after_input_gradient(i, j, rows, columns, block, block_row, extras):
+    activation, saved, saved_row = extras
+    if activation != IDENTITY:
+        multiply_by_derivative(activation, rows, columns, block, block_row, saved + (i * saved_row + j), saved_row)
+
+
+@jit
+def input_gradient(shared, me, n, k, m, dz, w, dx, activation, saved, zeros, packed, capacity, scratch):
+    """dx[n, k] = dz[n, m] w[k, m]^T * activation'(saved[n, k]): dJ/dz of the layer before."""
+    product(
+        shared, me, n, k, m, dz, m, 1, w, m, True, zeros, 0, 0, dx, k, floor_of(IDENTITY, dx), packed, capacity, scratch,
+        _after_input_gradient, (activation, saved, k),
+    )  # fmt: skip
+
+
+@jit
+def _sum_rows(n, columns, dz, dz_row, total):
+    """total[columns] = sum of the n rows of dz, four rows apart added together first."""
+    for j in range(0, columns, lanes(dz)):
+        count = min(lanes(dz), columns - j)
+        zero = load_first(dz + j, 0)
+        first, second, third, fourth = zero, zero, zero, zero
+        row = dz + j
+        for _ in range(n // 4):
+            first += load_first(row, count)
+            second += load_first(row + dz_row, count)
+            third += load_first(row + 2 * dz_row, count)
+            fourth += load_first(row + 3 * dz_row, count)
+            row += 4 * dz_row
+        for _ in range(n % 4):
+            first += load_first(row, count)
+            row += dz_row
+        store_first(total + j, (first + second) + (third + fourth), count)
+
+
+@jit
+def _after_weight_gradient(i, j, rows, columns, block, block_row, extras):
+    n, m, dz, w, b, w0, w1, b0, b1, settings, updates = extras
+    offset = i * m + j
+    update(settings, updates, settings[L2], rows, columns, block, block_row, w + offset, m, w0 + offset, w1 + offset)
+    if i == 0:
+        _sum_rows(n, columns, dz + j, m, block)
+        update(settings, updates, 0.0, 1, columns, block, m, b + j, m, b0 + j, b1 + j)
+
+
+@jit
+def update_layer(shared, me, n, k, m, x, dz, w, b, w0, w1, b0, b1, settings, updates, zeros, packed, capacity, scratch):
+    """Step w[k, m] along x[n, k]^T dz[n, m] and b[m] along the sum of dz; no gradient leaves the cache.
+
+    w0 and w1, b0 and b1 are the optimiser's slots of w and b.
+    """
+    product(
+        shared, me, k, m, n, x, 1, k, dz, m, False, zeros, 0, 0, w, 0, floor_of(IDENTITY, w), packed, capacity, scratch,
+        _after_weight_gradient, (n, m, dz, w, b, w0, w1, b0, b1, settings, updates),
+    )  # fmt: skip

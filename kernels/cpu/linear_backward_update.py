@@ -1,0 +1,91 @@
+"""One layer backward: dz = dy * activation'(saved), dx = dz @ w.T, and w, b stepped along (x.T @ dz, sum of dz)."""
+
+import numpy as np
+
+from ..contract import ACTIVATIONS, OPERATIONS, OPTIMIZERS
+from ..network import Optimizer
+from .activations import IDENTITY, copy_block, multiply_by_derivative
+from .compile import entry, jit
+from .layer import input_gradient, update_layer
+from .losses import chunk_rows
+from .optimizers import settings_of
+from .simd import pointer, pointer_at
+from .team import claim, enter, finish, leave, private, run, threads_for
+from .workspace import Products, address
+
+
+@jit
+def _activation_gradient(shared, me, n, m, activation, dy, saved, dz):
+    """A phase: dz[n, m] = dy * activation'(saved)."""
+    rows = chunk_rows(n)
+    chunks = -(-n // rows)
+    chunk = claim(shared, me, chunks)
+    while chunk >= 0:
+        start = chunk * rows * m
+        count = min(rows, n - chunk * rows)
+        copy_block(count, m, dy + start, m, dz + start, m)
+        multiply_by_derivative(activation, count, m, dz + start, m, saved + start, m)
+        chunk = claim(shared, me, chunks)
+    finish(shared, me, chunks)
+
+
+@entry
+def _linear_backward_update(
+    zeros, packed, scratch, settings, updates, n, k, m, x_address, w_address, b_address, saved, dy, dz_address, dx, state,
+    activation, shared_array, size, rank,
+):  # fmt: skip
+    shared = pointer(shared_array)
+    me = private(shared, size, rank)
+    if enter(shared, me):
+        like = pointer(zeros)
+        x, w, b = pointer_at(x_address, like), pointer_at(w_address, like), pointer_at(b_address, like)
+        dz, room = pointer_at(dz_address, like), pointer(packed)
+        _activation_gradient(shared, me, n, m, activation, pointer_at(dy, like), pointer_at(saved, like), dz)
+        if dx != 0:
+            input_gradient(
+                shared,
+                me,
+                n,
+                k,
+                m,
+                dz,
+                w,
+                pointer_at(dx, like),
+                IDENTITY,
+                dz,
+                like,
+                room,
+                packed.size,
+                pointer(scratch),
+            )
+        w0 = pointer_at(state, like)
+        b0, slot = w0 + k * m, (k + 1) * m
+        update_layer(
+            shared, me, n, k, m, x, dz, w, b, w0, w0 + slot, b0, b0 + slot, pointer(settings), updates,
+            like, room, packed.size, pointer(scratch),
+        )  # fmt: skip
+    leave(shared, me)
+
+
+def linear_backward_update(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray,
+    saved: np.ndarray,
+    dy: np.ndarray,
+    dz: np.ndarray,
+    dx: np.ndarray | None,
+    activation: str,
+    optimizer: Optimizer,
+    state: np.ndarray,
+    updates: int,
+) -> None:
+    """See kernels/README.md; writes w, b, state, dz and, if it is not None, dx. `updates` counts from 1."""
+    (n, k), m = x.shape, w.shape[1]
+    products = Products(w.dtype, [(n, m), (m, k)])
+    arguments = (
+        products.zeros, products.packed, products.scratch, settings_of(optimizer, OPTIMIZERS[optimizer.name].code),
+        updates - 1, n, k, m, address(x), address(w), address(b), address(saved), address(dy), address(dz),
+        0 if dx is None else address(dx), address(state), ACTIVATIONS[activation].code,
+    )  # fmt: skip
+    run(_linear_backward_update, arguments, threads_for(OPERATIONS["linear_backward_update"].flops(n, k, m)))

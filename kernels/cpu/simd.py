@@ -1,0 +1,646 @@
+"""Pointers, vectors and register tiles as first-class Numba values, so that kernels read as plain loops.
+
+A `Pointer` walks elements like a C pointer. A `Vector` is as many elements as one register of this CPU holds; arithmetic
+and comparison operators work lane by lane and mix with Python scalars. A `Tile` is rows x columns vectors, the
+accumulators of a matrix product, which LLVM keeps in registers. Everything here is usable inside `@njit` code only.
+
+One source serves every instruction set: the register width in bytes is chosen once a process (64: AVX-512, 32: AVX2,
+16: SSE2 and NEON) and can be overridden by the environment variable FASTMLP_VECTOR_BYTES.
+"""
+
+import operator
+import os
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def _register_bytes() -> int:
+    """Bytes of one vector register: the widest this CPU computes in, or the environment's choice."""
+    chosen = os.environ.get("FASTMLP_VECTOR_BYTES")
+    if chosen:
+        if chosen not in ("16", "32", "64"):
+            raise ValueError(f"FASTMLP_VECTOR_BYTES must be 16, 32 or 64; got {chosen!r}")
+        return int(chosen)
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f") and features.get("avx512dq"):
+        return 64
+    return 32 if features.get("avx2") and features.get("fma") else 16
+
+
+VECTOR_BYTES = _register_bytes()
+
+
+def lanes_of(dtype: types.Float) -> int:
+    """Elements of this Numba float type in one vector."""
+    return VECTOR_BYTES * 8 // dtype.bitwidth
+
+
+def _llvm_element(dtype: types.Number) -> ir.Type:
+    if isinstance(dtype, types.Integer):
+        return ir.IntType(dtype.bitwidth)
+    return ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
+
+
+def _llvm_vector(dtype: types.Float) -> ir.VectorType:
+    return ir.VectorType(_llvm_element(dtype), lanes_of(dtype))
+
+
+class Pointer(types.Type):
+    """The address of elements of one number type."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(name=f"Pointer({dtype})")
+
+
+class Vector(types.Type):
+    """One register of elements."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(name=f"Vector({dtype}x{lanes_of(dtype)})")
+
+
+class Mask(types.Type):
+    """One truth value a lane, the result of comparing vectors."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(name=f"Mask({dtype}x{lanes_of(dtype)})")
+
+
+class Tile(types.Type):
+    """rows x columns vectors held in registers."""
+
+    def __init__(self, dtype, rows, columns):
+        self.dtype, self.rows, self.columns = dtype, rows, columns
+        super().__init__(name=f"Tile({dtype}x{lanes_of(dtype)},{rows},{columns})")
+
+
+@register_model(Pointer)
+class _PointerModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, _llvm_element(fe_type.dtype).as_pointer())
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, _llvm_vector(fe_type.dtype))
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, ir.VectorType(I1, lanes_of(fe_type.dtype)))
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, ir.ArrayType(_llvm_vector(fe_type.dtype), fe_type.rows * fe_type.columns))
+
+
+@intrinsic
+def pointer(typingctx, array):
+    """The address of an array's first element."""
+    if not isinstance(array, types.Array):
+        return None
+
+    def codegen(context, builder, sig, args):
+        return context.make_array(sig.args[0])(context, builder, args[0]).data
+
+    return Pointer(array.dtype)(array), codegen
+
+
+@intrinsic
+def pointer_at(typingctx, address, like):
+    """The pointer to elements of `like`'s type at an integer address in bytes."""
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], _llvm_element(sig.return_type.dtype).as_pointer())
+
+    return Pointer(like.dtype)(types.intp, like), codegen
+
+
+@intrinsic
+def address_of(typingctx, p):
+    """The integer address in bytes that a pointer holds."""
+    return types.intp(p), lambda context, builder, sig, args: builder.ptrtoint(args[0], I64)
+
+
+@intrinsic
+def element(typingctx, p, value):
+    """A Python scalar rounded to p's element type."""
+    return p.dtype(p, value), lambda context, builder, sig, args: context.cast(
+        builder, args[1], sig.args[1], sig.return_type
+    )
+
+
+class _PointerArithmetic(AbstractTemplate):
+    def generic(self, args, kws):
+        if len(args) == 2 and isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
+            return signature(args[0], args[0], types.intp)
+        return None
+
+
+infer_global(operator.add)(_PointerArithmetic)
+infer_global(operator.iadd)(_PointerArithmetic)
+
+
+@lower_builtin(operator.add, Pointer, types.Integer)
+@lower_builtin(operator.iadd, Pointer, types.Integer)
+def _pointer_add(context, builder, sig, args):
+    return builder.gep(args[0], [args[1]])
+
+
+@infer_global(operator.getitem)
+class _PointerGet(AbstractTemplate):
+    def generic(self, args, kws):
+        if isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
+            return signature(args[0].dtype, args[0], types.intp)
+        return None
+
+
+@lower_builtin(operator.getitem, Pointer, types.Integer)
+def _pointer_get(context, builder, sig, args):
+    return builder.load(builder.gep(args[0], [args[1]]))
+
+
+@infer_global(operator.setitem)
+class _PointerSet(AbstractTemplate):
+    def generic(self, args, kws):
+        if isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
+            return signature(types.none, args[0], types.intp, args[0].dtype)
+        return None
+
+
+@lower_builtin(operator.setitem, Pointer, types.Integer, types.Any)
+def _pointer_set(context, builder, sig, args):
+    builder.store(args[2], builder.gep(args[0], [args[1]]))
+    return context.get_dummy_value()
+
+
+def _intrinsic_call(builder, name, vector_type, arguments):
+    """Call an LLVM intrinsic whose operands and result are all of one vector type."""
+    element = "f32" if vector_type.element == ir.FloatType() else "f64"
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(vector_type, [vector_type] * len(arguments)),
+        f"llvm.{name}.v{vector_type.count}{element}",
+    )
+    return builder.call(function, arguments)
+
+
+def _splat(builder, scalar, count):
+    vector = ir.VectorType(scalar.type, count)
+    undefined = ir.Constant(vector, ir.Undefined)
+    lane0 = builder.insert_element(undefined, scalar, I32(0))
+    return builder.shuffle_vector(lane0, undefined, ir.Constant(ir.VectorType(I32, count), [0] * count))
+
+
+def _as_vector(context, builder, value, from_type, vector):
+    """A Vector operand as it is, a Python scalar in every lane."""
+    if isinstance(from_type, Vector):
+        return value
+    return _splat(builder, context.cast(builder, value, from_type, vector.dtype), lanes_of(vector.dtype))
+
+
+def _vector_among(args):
+    vectors = {arg for arg in args if isinstance(arg, Vector)}
+    scalars = all(isinstance(arg, Vector | types.Number) for arg in args)
+    return vectors.pop() if len(vectors) == 1 and scalars else None
+
+
+def _elementwise(operator_function, emit, result):
+    """Teach Numba one operator on vectors. `emit(builder, *operands)` builds it, `result(dtype)` is its type."""
+
+    class Template(AbstractTemplate):
+        def generic(self, args, kws):
+            vector = _vector_among(args)
+            return None if vector is None else signature(result(vector.dtype), *args)
+
+    infer_global(operator_function)(Template)
+
+    def lower(context, builder, sig, args):
+        vector = _vector_among(sig.args)
+        return emit(builder, *(_as_vector(context, builder, a, t, vector) for a, t in zip(args, sig.args, strict=True)))
+
+    for operands in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(operator_function, *operands)(lower)
+
+
+for _operator, _method in (
+    (operator.add, "fadd"),
+    (operator.iadd, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.isub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.imul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _elementwise(_operator, lambda builder, a, b, method=_method: getattr(builder, method)(a, b), Vector)
+
+for _operator, _comparison in (
+    (operator.lt, "<"),
+    (operator.le, "<="),
+    (operator.gt, ">"),
+    (operator.ge, ">="),
+    (operator.eq, "=="),
+):
+    _elementwise(_operator, lambda builder, a, b, c=_comparison: builder.fcmp_ordered(c, a, b), Mask)
+
+
+@infer_global(operator.neg)
+class _VectorNegative(AbstractTemplate):
+    def generic(self, args, kws):
+        return signature(args[0], args[0]) if isinstance(args[0], Vector) else None
+
+
+@lower_builtin(operator.neg, Vector)
+def _vector_negative(context, builder, sig, args):
+    return builder.fneg(args[0])
+
+
+def _unary(name):
+    """A lane-by-lane function of one vector that LLVM knows by this name."""
+
+    @intrinsic
+    def function(typingctx, x):
+        if not isinstance(x, Vector):
+            return None
+        return x(x), lambda context, builder, sig, args: _intrinsic_call(builder, name, args[0].type, args)
+
+    return function
+
+
+absolute = _unary("fabs")
+square_root = _unary("sqrt")
+round_to_even = _unary("rint")
+floor = _unary("floor")
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """a * b + c in one rounding; any operand may be a scalar."""
+    vector = _vector_among((a, b, c))
+    if vector is None:
+        return None
+
+    def codegen(context, builder, sig, args):
+        operands = [_as_vector(context, builder, v, t, vector) for v, t in zip(args, sig.args, strict=True)]
+        return _intrinsic_call(builder, "fma", _llvm_vector(vector.dtype), operands)
+
+    return vector(a, b, c), codegen
+
+
+@intrinsic
+def copysign(typingctx, magnitude, sign):
+    """`magnitude` with the signs of `sign`."""
+
+    def codegen(context, builder, sig, args):
+        return _intrinsic_call(builder, "copysign", args[0].type, args)
+
+    return magnitude(magnitude, sign), codegen
+
+
+@intrinsic
+def select(typingctx, mask, chosen, other):
+    """Lane by lane `chosen` where the mask holds, else `other`; either may be a scalar."""
+    vector = Vector(mask.dtype)
+
+    def codegen(context, builder, sig, args):
+        a = _as_vector(context, builder, args[1], sig.args[1], vector)
+        b = _as_vector(context, builder, args[2], sig.args[2], vector)
+        return builder.select(args[0], a, b)
+
+    return vector(mask, chosen, other), codegen
+
+
+@intrinsic
+def any_lane(typingctx, mask):
+    """Whether the mask holds in at least one lane."""
+
+    def codegen(context, builder, sig, args):
+        bits = builder.bitcast(args[0], ir.IntType(args[0].type.count))
+        return builder.icmp_unsigned("!=", bits, bits.type(0))
+
+    return types.boolean(mask), codegen
+
+
+@intrinsic
+def splat(typingctx, p, value):
+    """The scalar `value` in every lane of a vector of p's element type."""
+    vector = Vector(p.dtype)
+
+    def codegen(context, builder, sig, args):
+        return _as_vector(context, builder, args[1], sig.args[1], vector)
+
+    return vector(p, value), codegen
+
+
+@intrinsic
+def power_of_two(typingctx, n):
+    """2**n for integral n inside the exponent range of normal numbers; anything, but no trap, elsewhere.
+
+    Adding 1.5 * 2**mantissa_bits puts an integral float's value into the low bits of its representation.
+    """
+
+    def codegen(context, builder, sig, args):
+        bits, mantissa, bias = (32, 23, 127) if sig.args[0].dtype.bitwidth == 32 else (64, 52, 1023)
+        vector = args[0].type
+        integers = ir.VectorType(ir.IntType(bits), vector.count)
+        shifted = builder.fadd(args[0], ir.Constant(vector, [1.5 * 2.0**mantissa + bias] * vector.count))
+        exponent = builder.shl(builder.bitcast(shifted, integers), ir.Constant(integers, [mantissa] * vector.count))
+        return builder.bitcast(exponent, vector)
+
+    return n(n), codegen
+
+
+def polynomial(float32, float64):
+    """A function that evaluates a polynomial of a vector by Horner's rule, coefficients from the highest degree down."""
+    coefficients = {32: float32, 64: float64}
+
+    @intrinsic
+    def evaluate(typingctx, x):
+        def codegen(context, builder, sig, args):
+            vector = args[0].type
+            constants = [
+                ir.Constant(vector, [float(c)] * vector.count) for c in coefficients[sig.args[0].dtype.bitwidth]
+            ]
+            result = constants[0]
+            for constant in constants[1:]:
+                result = _intrinsic_call(builder, "fma", vector, [result, args[0], constant])
+            return result
+
+        return x(x), codegen
+
+    return evaluate
+
+
+def constant(float32, float64):
+    """A function that gives a constant, by element type, as a vector like its argument."""
+    return polynomial((float32,), (float64,))
+
+
+def _lane_mask(builder, count, lanes, first_lane=0):
+    """Lanes whose index, counted from first_lane, is below the run-time `count`."""
+    indices = ir.VectorType(I32, lanes)
+    numbers = ir.Constant(indices, list(range(first_lane, first_lane + lanes)))
+    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(count, I32), lanes))
+
+
+def _masked_load(builder, address, mask, vector):
+    element = "f32" if vector.element == ir.FloatType() else "f64"
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(vector, [address.type, I32, mask.type, vector]),
+        f"llvm.masked.load.v{vector.count}{element}.p0",
+    )
+    align = 4 if element == "f32" else 8
+    return builder.call(function, [address, I32(align), mask, ir.Constant(vector, [0.0] * vector.count)])
+
+
+def _masked_store(builder, value, address, mask):
+    vector = value.type
+    element = "f32" if vector.element == ir.FloatType() else "f64"
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VoidType(), [vector, address.type, I32, mask.type]),
+        f"llvm.masked.store.v{vector.count}{element}.p0",
+    )
+    builder.call(function, [value, address, I32(4 if element == "f32" else 8), mask])
+
+
+def _plain_load(builder, address, vector):
+    value = builder.load(builder.bitcast(address, vector.as_pointer()))
+    value.align = 4 if vector.element == ir.FloatType() else 8
+    return value
+
+
+def _plain_store(builder, value, address):
+    store = builder.store(value, builder.bitcast(address, value.type.as_pointer()))
+    store.align = 4 if value.type.element == ir.FloatType() else 8
+
+
+@intrinsic
+def load(typingctx, p):
+    """The vector at p."""
+    return Vector(p.dtype)(p), lambda context, builder, sig, args: _plain_load(
+        builder, args[0], _llvm_vector(sig.args[0].dtype)
+    )
+
+
+@intrinsic
+def store(typingctx, p, value):
+    """Write a vector at p."""
+
+    def codegen(context, builder, sig, args):
+        _plain_store(builder, args[1], args[0])
+        return context.get_dummy_value()
+
+    return types.void(p, value), codegen
+
+
+@intrinsic
+def load_first(typingctx, p, count):
+    """The first `count` elements at p, zeros in the other lanes; reads nothing beyond them."""
+
+    def codegen(context, builder, sig, args):
+        vector = _llvm_vector(sig.args[0].dtype)
+        return _masked_load(builder, args[0], _lane_mask(builder, args[1], vector.count), vector)
+
+    return Vector(p.dtype)(p, types.intp), codegen
+
+
+@intrinsic
+def store_first(typingctx, p, value, count):
+    """Write the first `count` lanes at p and nothing beyond them."""
+
+    def codegen(context, builder, sig, args):
+        _masked_store(builder, args[1], args[0], _lane_mask(builder, args[2], args[1].type.count))
+        return context.get_dummy_value()
+
+    return types.void(p, value, types.intp), codegen
+
+
+@intrinsic
+def lanes(typingctx, p):
+    """How many elements of p's type one vector holds, a compile-time constant."""
+    return types.intp(p), lambda context, builder, sig, args: I64(lanes_of(sig.args[0].dtype))
+
+
+@intrinsic
+def keep_first(typingctx, x, count, other):
+    """x in its first `count` lanes, the scalar `other` in those beyond."""
+
+    def codegen(context, builder, sig, args):
+        mask = _lane_mask(builder, args[1], args[0].type.count)
+        return builder.select(mask, args[0], _as_vector(context, builder, args[2], sig.args[2], sig.args[0]))
+
+    return x(x, types.intp, other), codegen
+
+
+def _reduce(builder, value, combine):
+    """Combine the upper half of the lanes with the lower half until one is left: a fixed order."""
+    count = value.type.count
+    while count > 1:
+        count //= 2
+        indices = ir.VectorType(I32, count)
+        low = builder.shuffle_vector(value, value, ir.Constant(indices, list(range(count))))
+        high = builder.shuffle_vector(value, value, ir.Constant(indices, list(range(count, 2 * count))))
+        value = combine(low, high)
+    return builder.extract_element(value, I32(0))
+
+
+@intrinsic
+def sum_lanes(typingctx, x):
+    """The sum of a vector's lanes, added and returned as float64."""
+
+    def codegen(context, builder, sig, args):
+        value = args[0]
+        if sig.args[0].dtype.bitwidth == 32:
+            value = builder.fpext(value, ir.VectorType(ir.DoubleType(), value.type.count))
+        return _reduce(builder, value, builder.fadd)
+
+    return types.float64(x), codegen
+
+
+@intrinsic
+def largest_lane(typingctx, x):
+    """The largest of a vector's lanes; NaN lanes may be passed over."""
+
+    def codegen(context, builder, sig, args):
+        def larger(a, b):
+            return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+        return _reduce(builder, args[0], larger)
+
+    return x.dtype(x), codegen
+
+
+def _tile_addresses(builder, tile, base, row_stride):
+    """(index, address, first lane) of every vector of a tile stored with this stride in elements between rows."""
+    count = lanes_of(tile.dtype)
+    for row in range(tile.rows):
+        start = builder.gep(base, [builder.mul(row_stride, I64(row))])
+        for column in range(tile.columns):
+            yield row * tile.columns + column, builder.gep(start, [I64(column * count)]), column * count
+
+
+def _column_masks(builder, tile, width):
+    count = lanes_of(tile.dtype)
+    return [_lane_mask(builder, width, count, column * count) for column in range(tile.columns)]
+
+
+@intrinsic(prefer_literal=True)
+def tile_load(typingctx, rows, columns, p, row_stride, width):
+    """A tile from memory: `width` elements of each row, zeros beyond; stride 0 repeats one row."""
+    if not isinstance(rows, types.IntegerLiteral) or not isinstance(columns, types.IntegerLiteral):
+        return None
+    tile = Tile(p.dtype, rows.literal_value, columns.literal_value)
+
+    def codegen(context, builder, sig, args):
+        _, _, base, stride, width = args
+        vector, masks = _llvm_vector(tile.dtype), _column_masks(builder, tile, width)
+        value = ir.Constant(ir.ArrayType(vector, tile.rows * tile.columns), ir.Undefined)
+        for index, address, _ in _tile_addresses(builder, tile, base, stride):
+            loaded = _masked_load(builder, address, masks[index % tile.columns], vector)
+            value = builder.insert_value(value, loaded, index)
+        return value
+
+    return tile(rows, columns, p, types.intp, types.intp), codegen
+
+
+@intrinsic
+def tile_store(typingctx, tile, p, row_stride, width):
+    """Write `width` elements of each row of a tile, and nothing beyond them."""
+
+    def codegen(context, builder, sig, args):
+        value, base, stride, width = args
+        masks = _column_masks(builder, tile, width)
+        for index, address, _ in _tile_addresses(builder, tile, base, stride):
+            _masked_store(builder, builder.extract_value(value, index), address, masks[index % tile.columns])
+        return context.get_dummy_value()
+
+    return types.void(tile, p, types.intp, types.intp), codegen
+
+
+@intrinsic
+def tile_multiply_add(typingctx, tile, a, a_row, b, width):
+    """tile += outer product of a[0], a[a_row], ... (one element a row) and the first `width` elements at b."""
+
+    def codegen(context, builder, sig, args):
+        value, a, a_row, b, width = args
+        vector, masks = _llvm_vector(tile.dtype), _column_masks(builder, tile, width)
+        b_vectors = [
+            _masked_load(builder, builder.gep(b, [I64(column * vector.count)]), masks[column], vector)
+            for column in range(tile.columns)
+        ]
+        for row in range(tile.rows):
+            scalar = builder.load(builder.gep(a, [builder.mul(a_row, I64(row))]))
+            repeated = _splat(builder, scalar, vector.count)
+            for column, b_vector in enumerate(b_vectors):
+                index = row * tile.columns + column
+                old = builder.extract_value(value, index)
+                new = _intrinsic_call(builder, "fma", vector, [repeated, b_vector, old])
+                value = builder.insert_value(value, new, index)
+        return value
+
+    return tile(tile, a, types.intp, b, types.intp), codegen
+
+
+@intrinsic
+def tile_at_least(typingctx, tile, floor):
+    """Every element below `floor` becomes `floor`; NaN stays NaN."""
+
+    def codegen(context, builder, sig, args):
+        value, floor = args
+        limit = _splat(builder, floor, lanes_of(tile.dtype))
+        for index in range(tile.rows * tile.columns):
+            old = builder.extract_value(value, index)
+            value = builder.insert_value(
+                value, builder.select(builder.fcmp_ordered("<", old, limit), limit, old), index
+            )
+        return value
+
+    return tile(tile, tile.dtype), codegen
+
+
+@intrinsic
+def transpose_square(typingctx, source, source_row, target, target_row):
+    """target[j, i] = source[i, j] for a square of one vector's lanes; the strides are in elements between rows.
+
+    Blocks of half the size change places, then blocks of a quarter within each, down to single elements.
+    """
+
+    def codegen(context, builder, sig, args):
+        vector = _llvm_vector(source.dtype)
+        count = vector.count
+        rows = [
+            _plain_load(builder, builder.gep(args[0], [builder.mul(args[1], I64(row))]), vector) for row in range(count)
+        ]
+        indices = ir.VectorType(I32, count)
+        half = count // 2
+        while half:
+            upper = ir.Constant(indices, [count + lane - half if lane & half else lane for lane in range(count)])
+            lower = ir.Constant(indices, [count + lane if lane & half else lane + half for lane in range(count)])
+            for index in range(count):
+                if not index & half:
+                    a, b = rows[index], rows[index + half]
+                    rows[index] = builder.shuffle_vector(a, b, upper)
+                    rows[index + half] = builder.shuffle_vector(a, b, lower)
+            half //= 2
+        for index, row in enumerate(rows):
+            _plain_store(builder, row, builder.gep(args[2], [builder.mul(args[3], I64(index))]))
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp), codegen

@@ -1,0 +1,220 @@
+"""Training a whole network: K whole steps in one compiled call, minibatches gathered inside."""
+
+import numpy as np
+
+from ..contract import GRADIENT_CODE, OPTIMIZERS, step_flops
+from ..network import Network, Optimizer
+from .activations import copy_block, multiply_by_derivative
+from .compile import entry, jit
+from .layer import forward_layer, input_gradient, update_layer
+from .losses import add_up, chunk_rows, rows_loss
+from .optimizers import settings_of
+from .simd import address_of, pointer, pointer_at
+from .team import RANK, claim, enter, finish, leave, private, run, threads_for
+from .workspace import (
+    ACTIVATION,
+    BATCH_LABELS,
+    BATCH_TARGET,
+    BATCH_X,
+    BIAS,
+    CAPACITY,
+    GRADIENT0,
+    GRADIENT1,
+    INPUTS,
+    LAYER_FIELDS,
+    LAYERS,
+    LOSS,
+    OUTPUT,
+    OUTPUTS,
+    PACKED,
+    PARTIAL,
+    SAVED,
+    SCRATCH,
+    WEIGHTS,
+    ZEROS,
+    Workspace,
+    address,
+)
+
+GATHER_ROWS = 64
+"""Rows of a batch that one chunk gathers."""
+
+
+@jit
+def _gather(shared, me, n, order, x, k, batch_x, target, m, batch_target, labels, batch_labels):
+    """A phase: rows order[0:n] of x[N, k] and of the targets to the batch's own buffers. Either kind of target may be 0."""
+    chunks = -(-n // GATHER_ROWS)
+    chunk = claim(shared, me, chunks)
+    while chunk >= 0:
+        for i in range(chunk * GATHER_ROWS, min(n, (chunk + 1) * GATHER_ROWS)):
+            row = order[i]
+            copy_block(1, k, x + row * k, 0, batch_x + i * k, 0)
+            if address_of(labels) != 0:
+                batch_labels[i] = labels[row]
+            else:
+                copy_block(1, m, target + row * m, 0, batch_target + i * m, 0)
+        chunk = claim(shared, me, chunks)
+    finish(shared, me, chunks)
+
+
+@jit
+def _loss(shared, me, plan, layer, n, target, labels, losses):
+    """A phase: J of the last layer's output, known to member 0; dJ/dz of the last layer to its gradient buffer."""
+    m, activation = layer[OUTPUTS], layer[ACTIVATION]
+    y, saved = pointer_at(layer[OUTPUT], target), pointer_at(layer[SAVED], target)
+    dz = pointer_at(plan[GRADIENT0 + (plan[LAYERS] - 1) % 2], target)
+    rows = chunk_rows(n)
+    chunks = -(-n // rows)
+    partial = pointer_at(plan[PARTIAL], losses)
+    chunk = claim(shared, me, chunks)
+    while chunk >= 0:
+        i = chunk * rows
+        count = min(rows, n - i)
+        named = labels + i if address_of(labels) != 0 else labels
+        partial[chunk] = rows_loss(plan[LOSS], n, count, m, y + i * m, target + i * m, named, dz + i * m, True)
+        multiply_by_derivative(activation, count, m, dz + i * m, m, saved + i * m, m)
+        chunk = claim(shared, me, chunks)
+    finish(shared, me, chunks)
+    return add_up(partial, chunks) if me[RANK] == 0 else 0.0
+
+
+@jit
+def _forward(shared, me, plan, layers, n, x, parameters):
+    """Every layer of n rows, from x to the last layer's buffer."""
+    below = x
+    for index in range(plan[LAYERS]):
+        layer = layers + index * LAYER_FIELDS
+        y, saved = pointer_at(layer[OUTPUT], x), pointer_at(layer[SAVED], x)
+        forward_layer(
+            shared, me, n, layer[INPUTS], layer[OUTPUTS], below, parameters + layer[WEIGHTS], parameters + layer[BIAS],
+            y, saved, layer[SAVED] != layer[OUTPUT], layer[ACTIVATION],
+            pointer_at(plan[PACKED], x), plan[CAPACITY], pointer_at(plan[SCRATCH], x),
+        )  # fmt: skip
+        below = y
+
+
+@jit
+def _backward(shared, me, plan, layers, n, x, parameters, state, size, settings, updates):
+    """Every layer from the last: first dJ/dz of the layer below, by the weights as they were, then this layer's update."""
+    packed, scratch, zeros = pointer_at(plan[PACKED], x), pointer_at(plan[SCRATCH], x), pointer_at(plan[ZEROS], x)
+    for index in range(plan[LAYERS] - 1, -1, -1):
+        layer = layers + index * LAYER_FIELDS
+        k, m = layer[INPUTS], layer[OUTPUTS]
+        w, b = parameters + layer[WEIGHTS], parameters + layer[BIAS]
+        dz = pointer_at(plan[GRADIENT0 + index % 2], x)
+        below = x
+        if index > 0:
+            before = layers + (index - 1) * LAYER_FIELDS
+            below = pointer_at(before[OUTPUT], x)
+            dx = pointer_at(plan[GRADIENT0 + (index - 1) % 2], x)
+            saved = pointer_at(before[SAVED], x)
+            input_gradient(
+                shared, me, n, k, m, dz, w, dx, before[ACTIVATION], saved, zeros, packed, plan[CAPACITY], scratch
+            )
+        w0, b0 = state + layer[WEIGHTS], state + layer[BIAS]
+        update_layer(
+            shared, me, n, k, m, below, dz, w, b, w0, w0 + size, b0, b0 + size, settings, updates,
+            zeros, packed, plan[CAPACITY], scratch,
+        )  # fmt: skip
+
+
+@entry
+def _train(
+    parameters, state, settings, losses, layers, plan, x_address, target_address, label_address, order_address,
+    rows, start, batch_size, updates, shared_array, size, rank,
+):  # fmt: skip
+    """All members run this; see kernels/README.md for what a step is."""
+    shared = pointer(shared_array)
+    me = private(shared, size, rank)
+    if enter(shared, me):
+        plan_at, layers_at, losses_at = pointer(plan), pointer(layers), pointer(losses)
+        last = layers_at + (plan_at[LAYERS] - 1) * LAYER_FIELDS
+        k, m = layers_at[INPUTS], last[OUTPUTS]
+        w = pointer(parameters)
+        x, target = pointer_at(x_address, w), pointer_at(target_address, w)
+        labels, order = pointer_at(label_address, layers_at), pointer_at(order_address, layers_at)
+        has_labels, gathers = label_address != 0, order_address != 0
+        batch_x, batch_target = pointer_at(plan_at[BATCH_X], w), pointer_at(plan_at[BATCH_TARGET], w)
+        batch_labels = pointer_at(plan_at[BATCH_LABELS] if has_labels else 0, layers_at)
+        position = start
+        for step in range(losses.size):
+            first = position % rows
+            n = min(batch_size, rows - first)
+            if gathers:
+                step_x, step_target, step_labels = batch_x, batch_target, batch_labels
+                _gather(shared, me, n, order + position, x, k, batch_x, target, m, batch_target, labels, batch_labels)
+            else:
+                step_x, step_target = x + first * k, target + first * m
+                step_labels = labels + first if has_labels else labels
+            _forward(shared, me, plan_at, layers_at, n, step_x, w)
+            value = _loss(shared, me, plan_at, last, n, step_target, step_labels, losses_at)
+            if rank == 0:
+                losses_at[step] = value
+            _backward(
+                shared, me, plan_at, layers_at, n, step_x, w, pointer(state), parameters.size, pointer(settings),
+                updates + step,
+            )  # fmt: skip
+            position += n
+    leave(shared, me)
+
+
+def _run(
+    network: Network,
+    settings: np.ndarray,
+    parameters: np.ndarray,
+    state: np.ndarray,
+    updates: int,
+    x: np.ndarray,
+    target: np.ndarray,
+    order: np.ndarray | None,
+    start: int,
+    batch_size: int,
+    losses: np.ndarray,
+    workspace: Workspace,
+) -> None:
+    target_address, label_address = (0, address(target)) if target.ndim == 1 else (address(target), 0)
+    arguments = (
+        parameters, state, settings, losses, workspace.layers, workspace.plan, address(x), target_address, label_address,
+        0 if order is None else address(order), len(x), start, batch_size, updates,
+    )  # fmt: skip
+    flops = step_flops(network.widths, min(batch_size, len(x)))
+    run(_train, arguments, min(threads_for(flops, len(losses)), workspace.products.threads))
+
+
+def train(
+    network: Network,
+    optimizer: Optimizer,
+    parameters: np.ndarray,
+    state: np.ndarray,
+    updates: int,
+    x: np.ndarray,
+    target: np.ndarray,
+    order: np.ndarray | None,
+    start: int,
+    batch_size: int,
+    losses: np.ndarray,
+    workspace: Workspace,
+) -> None:
+    """len(losses) steps, as kernels/README.md says; writes parameters, state and losses."""
+    settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code)
+    _run(network, settings, parameters, state, updates, x, target, order, start, batch_size, losses, workspace)
+
+
+def gradients(
+    network: Network,
+    parameters: np.ndarray,
+    x: np.ndarray,
+    target: np.ndarray,
+    gradient: np.ndarray,
+    workspace: Workspace,
+) -> float:
+    """J of one batch x[n, inputs], and dJ/dparameters written to `gradient` in the flat layout, without the L2 term."""
+    losses = np.empty(1)
+    if len(x) == 0:
+        gradient[:] = np.nan
+        return float("nan")
+    _run(
+        network, settings_of(Optimizer(), GRADIENT_CODE), parameters, gradient[None], 0, x, target, None, 0, len(x), losses,
+        workspace,
+    )  # fmt: skip
+    return float(losses[0])
