@@ -71,9 +71,11 @@ def differentiate(activation: str, saved: np.ndarray, dy: np.ndarray, dz: np.nda
                 np.multiply(dy_, s * (1 - s), out=dz_)
             case "gelu":
                 np.multiply(dy_, normal.cdf(s) + s * normal.density(s), out=dz_)
-            case "silu":  # with g = sigmoid(z): g (1 + z (1 - g))
-                g = sigmoid(s, np.empty_like(s))
-                np.multiply(dy_, g * (1 + s * (1 - g)), out=dz_)
+            case (
+                "silu"
+            ):  # g (1 + z (1 - g)), g = sigmoid(z); 1 - g as sigmoid(-z), which keeps its digits where g is near 1
+                g, rest = sigmoid(s, np.empty_like(s)), sigmoid(-s, np.empty_like(s))
+                np.multiply(dy_, g * (1 + s * rest), out=dz_)
             case "softplus":
                 np.multiply(dy_, sigmoid(s, np.empty_like(s)), out=dz_)
             case "sine":
