@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .history import History
+from .kernels.arrays import as_target
 from .network import MLP
 
 
@@ -57,5 +58,10 @@ def train(model: NeuralNetwork, x: Any, y: Any, learning_rate: float, epochs: in
 
 
 def test(model: NeuralNetwork, x: Any, y: Any) -> float:
-    """Accuracy: the share of the rows of x where the largest output is where y[n, out] is largest."""
-    return float(np.mean(model.forward(x).argmax(axis=1) == np.argmax(y, axis=1)))
+    """Accuracy: the share of the rows of x[n, in] whose largest output is where y[n, out] is largest.
+
+    Raises ShapeError, DTypeError or ArgumentError for arrays that do not fit.
+    """
+    outputs = model.forward(x)
+    target = as_target("y", y, len(outputs), model.network.structure)
+    return float(np.mean(outputs.argmax(axis=1) == target.argmax(axis=1)))
