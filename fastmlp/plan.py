@@ -7,6 +7,9 @@ from .kernels import backend as backends
 from .kernels.contract import OPERATIONS, forward_flops, step_flops
 from .kernels.network import Network, Optimizer
 
+MANY_STEPS = 1000
+"""Steps of the call that `threads` is stated for: enough that waking threads costs nothing."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -88,9 +91,9 @@ class Plan:
 
     @cached_property
     def threads(self) -> int | None:
-        """Threads that the backend's kernels may use; None where the backend leaves that to NumPy's BLAS."""
-        threads = getattr(backends.load(self.backend), "threads", None)
-        return None if threads is None else threads()
+        """Threads of a call of many steps; None where the backend has none of its own: NumPy leaves it to its BLAS."""
+        threads_for = getattr(backends.load(self.backend), "threads_for", None)
+        return None if threads_for is None else threads_for(self.flops, MANY_STEPS)
 
     @cached_property
     def ceilings(self) -> tuple[float, float] | None:
@@ -108,7 +111,7 @@ class Plan:
 
     def __str__(self) -> str:
         widths = "-".join(map(str, self.structure.widths))
-        threads = "threads as NumPy's BLAS decides" if self.threads is None else f"{self.threads} threads"
+        threads = "threads as NumPy's BLAS decides" if self.threads is None else f"threads: {self.threads}"
         lines = [
             f"MLP {widths}, {self.structure.dtype}, {self.structure.loss}, {self.optimizer.name}, "
             f"batch {self.batch_size}",

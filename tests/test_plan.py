@@ -74,6 +74,17 @@ def test_printed_it_tells_all(backend_name):
     assert "asked for by name" not in str(MLP((3, 2)).plan())
 
 
+def test_threads_are_those_the_backend_takes(backend_name, monkeypatch):
+    planned = MLP((64, 128, 10), backend=backend_name).plan()
+    if backend_name == "numpy":
+        assert planned.threads is None
+        assert "threads as NumPy's BLAS decides" in str(planned)
+    monkeypatch.setattr(backends.load(backend_name), "threads_for", lambda flops, steps: flops, raising=False)
+    planned = MLP((64, 128, 10), backend=backend_name).plan()
+    assert planned.threads == planned.flops
+    assert f"threads: {planned.flops}" in str(planned)
+
+
 def test_why_auto_chose_numpy(monkeypatch):
     monkeypatch.setattr(plan.backends, "status", lambda: {"numpy": None, "cpu": "no Numba here"})
     chosen = plan.Plan(MLP((3, 2), backend="numpy").structure, plan.Optimizer(), "numpy", "auto", 1)

@@ -10,6 +10,7 @@ from .linear_forward import linear_forward
 from .loss import loss
 from .matmul import matmul
 from .mse import mse
+from .team import threads_for
 from .train import gradients, train
 from .workspace import Workspace
 
@@ -23,5 +24,6 @@ __all__ = [
     "loss",
     "matmul",
     "mse",
+    "threads_for",
     "train",
 ]
