@@ -29,8 +29,8 @@ _FLOATS = tuple(np.dtype(name) for name in DTYPES)
 _INT64 = np.dtype(np.int64)
 _SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 _LARGEST = float(np.finfo(np.float32).max)
-_OVERLAP_WORK = 10_000
-"""How hard np.shares_memory may think, some microseconds; what it cannot decide by then counts as overlapping."""
+_OVERLAP_WORK: Any = 10_000  # NumPy's stub knows 0 and -1 only
+"""How hard np.shares_memory may think, 0.2 ms; what it cannot decide by then counts as overlapping."""
 
 
 def as_operand(name: str, value: Any, ndim: int = 2) -> np.ndarray:
@@ -96,9 +96,9 @@ def as_output(
             f"has; pass an array of its own: np.empty({shape}, np.{dtype})."
         )
     for other, array in inputs.items():
-        if array is None or (other == may_be and _same_memory(out, array)):
+        if other == may_be and _same_memory(out, array):
             continue
-        if _overlap(out, array):
+        if isinstance(array, np.ndarray) and _overlap(out, array):
             raise ArgumentError(f"{name} overlaps {other} in memory; pass a separate array or {other}.copy().")
     return contiguous(out)
 
@@ -206,7 +206,7 @@ def as_dtype(name: str, value: Any) -> np.dtype:
 
 def as_integer(name: str, value: Any, minimum: int = 1) -> int:
     """An int of at least `minimum`; raises ArgumentError for anything else, True and 3.0 included."""
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= minimum:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= minimum:
         return int(value)
     raise ArgumentError(f"{name} must be an integer of at least {minimum}; got {value!r}.")
 

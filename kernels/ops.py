@@ -150,7 +150,8 @@ def linear_forward(
         inputs["preactivation"] = preactivation
     out_ = _output("out", out, shape, dtype, inputs)
     module.linear_forward(x_, w_, b_, out_, z_, activation)
-    deliver(preactivation, z_)
+    if z_ is not None:
+        deliver(preactivation, z_)
     return _returned(out, out_)
 
 

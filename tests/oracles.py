@@ -30,6 +30,10 @@ def normal_density(z):
     return np.exp(-z * z / 2) / np.sqrt(2 * PI).astype(z.dtype)
 
 
+def logistic_density(z):
+    return 1 / (2 * np.cosh(z / 2)) ** 2
+
+
 ACTIVATION = {
     "identity": lambda z: z,
     "relu": lambda z: np.maximum(z, 0),
@@ -47,9 +51,9 @@ SLOPE = {
     "relu": lambda z: (z > 0).astype(z.dtype),
     "leaky_relu": lambda z: np.where(z > 0, 1, 0.01).astype(z.dtype),
     "tanh": lambda z: 1 - np.tanh(z) ** 2,
-    "sigmoid": lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2,
+    "sigmoid": logistic_density,
     "gelu": lambda z: normal_cdf(z) + z * normal_density(z),
-    "silu": lambda z: 1 / (1 + np.exp(-z)) + z * np.exp(-z) / (1 + np.exp(-z)) ** 2,
+    "silu": lambda z: 1 / (1 + np.exp(-z)) + z * logistic_density(z),
     "softplus": lambda z: 1 / (1 + np.exp(-z)),
     "sine": np.cos,
 }

@@ -241,6 +241,7 @@ BAD = [
     ({"updates": 0}, fastmlp.ArgumentError, "updates must be an integer of at least 1; got 0"),
     ({"optimizer": "adam"}, fastmlp.ArgumentError, r"needs a state.*np.zeros\(\(2, 20\), np.float32\)"),
     ({"optimizer": "adam", "state": np.zeros((1, 20), np.float32)}, fastmlp.ShapeError, r"state.*\(2, 20\)"),
+    ({"optimizer": "adam", "state": [[0.0] * 20] * 2}, fastmlp.DTypeError, "state must be a NumPy array; got list"),
     ({"saved": np.ones((3, 4), np.float32)}, fastmlp.ShapeError, r"saved must have shape \(3, 5\)"),
     ({"dx": np.ones((3, 4), np.float32), "want_dx": False}, fastmlp.ArgumentError, "want_dx is False"),
 ]
