@@ -23,7 +23,27 @@ SCHEMA = 1
 WIDE = 110
 """Columns a terminal must have for the whole table; a narrower one is shown the essential columns."""
 
-_KEYS = {"schema", "fastmlp", "commit", "date", "quick", "complete", "backend", "machine", "software", "blas", "rows"}
+BUSY = 0.25
+"""A load average of the last minute over this share of the cores is told in the report."""
+
+_KEYS = set(
+    [
+        "schema",
+        "fastmlp",
+        "commit",
+        "date",
+        "quick",
+        "complete",
+        "backend",
+        "threads",
+        "load",
+        "machine",
+        "software",
+        "blas",
+        "energy",
+        "rows",
+    ]
+)
 
 
 def new_document(backend: str, threads: int, quick: bool) -> dict[str, Any]:
@@ -38,6 +58,7 @@ def new_document(backend: str, threads: int, quick: bool) -> dict[str, Any]:
         "complete": False,
         "backend": backend,
         "threads": threads,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "machine": info.machine(),
         "software": info.software(),
         "blas": _blas(),
@@ -188,6 +209,9 @@ def _notes(document: dict[str, Any]) -> list[str]:
     )
     if any(cell.startswith("~") for row in document["rows"] for cell in _cells(row)):
         notes.append(f"~ marks a noisy figure: interquartile range over {NOISY:.0%} of the median.")
+    cores, load = document["machine"]["usable_cores"], document["load"]
+    if load is not None and load > BUSY * cores:
+        notes.append(f"The machine was busy with other work: load {load:.1f} on {cores} core(s) before the start.")
     energy = document["energy"]
     notes.append(f"Energy: {energy['source']} ({energy['detail']}).")
     if document["blas"]["forced"]:

@@ -119,9 +119,9 @@ def _bench(options: argparse.Namespace) -> int:
 def _threads(backend: str, asked: int | None = None) -> int:
     """How many threads the backend may use; for NumPy what was `asked` for, else every core."""
     if backend == "cpu":
-        from .kernels import cpu
+        from .kernels.cpu.team import get_num_threads
 
-        return cpu.get_num_threads()
+        return get_num_threads()
     return asked or info.usable_cores()
 
 

@@ -81,7 +81,7 @@ def test_the_reference_imports_numpy_alone():
 
 def test_the_contract_is_data_alone():
     for name in imports(ROOT / "kernels" / "contract.py"):
-        assert name.partition(".")[0] in {"collections", "dataclasses"}
+        assert name.partition(".")[0] in STANDARD_LIBRARY, name
 
 
 def test_the_cpu_backend_needs_numba_and_nothing_of_a_gpu():

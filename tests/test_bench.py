@@ -220,11 +220,12 @@ def known_timings(calls, budget_s):
     return [Timing([1.0, 0.7, 1.3], [2.0, 2.0, 2.0]), Timing([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])]
 
 
-@pytest.fixture
-def row(monkeypatch):
-    monkeypatch.setattr(run, "interleave", known_timings)
-    monkeypatch.setattr(run, "Meter", Counted)
-    (made,) = run.rows([DIGITS], "numpy", budget_s=0)
+@pytest.fixture(scope="module")
+def row():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "interleave", known_timings)
+        patch.setattr(run, "Meter", Counted)
+        (made,) = run.rows([DIGITS], "numpy", budget_s=0)
     return made
 
 
@@ -304,13 +305,13 @@ def test_the_table_fits_the_terminal(document, width):
 
 
 def test_the_table_of_wide_figures_fits_too(document):
-    for side in ("reference", "backend"):
-        figures = document["rows"][0][side]
-        document["rows"][0][side] = figures | {
-            "us_per_step": {"median": 34_567.8, "iqr": 9000.0, "n": 9},
-            "samples_per_s": 98_765_432.1,
-            "gflops": 2345.6,
-        }
+    wide = {
+        "us_per_step": {"median": 34_567.8, "iqr": 9000.0, "n": 9},
+        "samples_per_s": 98_765_432.1,
+        "gflops": 2345.6,
+    }
+    row = document["rows"][0]
+    document["rows"][0] = row | {side: row[side] | wide for side in ("reference", "backend")}
     for width in (80, 120):
         text = show(document, width)
         assert max(map(len, text.splitlines())) <= width
@@ -378,6 +379,13 @@ def test_markdown(document):
     assert document["energy"]["detail"] in text
     assert "Interrupted" not in text
     assert "Interrupted" in report.markdown(document | {"complete": False})
+
+
+def test_a_busy_machine_is_told(document):
+    cores = document["machine"]["usable_cores"]
+    assert "was busy with other work" in report.markdown(document | {"load": 0.5 * cores})
+    for load in (0.1 * cores, None):
+        assert "was busy" not in report.markdown(document | {"load": load})
 
 
 def test_a_forced_blas_kernel_is_told(document):
