@@ -58,13 +58,12 @@ def differentiate(activation: str, saved: np.ndarray, dy: np.ndarray, dz: np.nda
     for s, dy_, dz_ in blocks(saved, dy, dz):
         match activation:
             case "relu":
-                if dz is not dy:
-                    np.copyto(dz_, dy_)
-                np.putmask(dz_, ~(s > 0), 0)
+                # The bits of dy times 1 or 0: as where(y > 0, dy, 0), Inf and NaN in dy included, but with no branch.
+                bits = np.dtype(f"i{s.itemsize}")
+                np.multiply(dy_.view(bits), s > 0, out=dz_.view(bits))
             case "leaky_relu":
-                slope = np.full_like(s, LEAKY_SLOPE)
-                np.putmask(slope, s > 0, 1)
-                np.multiply(dy_, slope, out=dz_)
+                slopes = np.array([LEAKY_SLOPE, 1], s.dtype)
+                np.multiply(dy_, slopes.take(s > 0), out=dz_)
             case "tanh":  # 1 - y^2
                 np.multiply(dy_, 1 - s * s, out=dz_)
             case "sigmoid":  # y (1 - y)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-BLOCK = 16384
-"""Elements of one block: 128 KiB of float64."""
+BLOCK = 8192
+"""Elements of one block: at most 64 KiB, which malloc serves from its heap; from 128 KiB on it would map fresh pages."""
 
 
 def blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:

@@ -86,24 +86,26 @@ def _gauss(a: np.ndarray) -> np.ndarray:
 
 
 def erfc(x: np.ndarray) -> np.ndarray:
-    """1 - erf(x), elementwise, without cancellation where x is large; x is one flat array of either dtype."""
-    a = np.abs(x)
-    result = np.empty_like(a)
+    """1 - erf(x), elementwise, without cancellation where x is large; x is one flat array of either dtype.
 
-    small = a <= 0.46875
-    s = x[small]
-    result[small] = 1 - s * _ratio(s * s, _SMALL_P, _SMALL_Q)
-
-    middle = ~small & (a <= 4)
-    s = a[middle]
-    tail = _gauss(s) * _ratio(s, _MIDDLE_P, _MIDDLE_Q)
-    result[middle] = np.where(x[middle] < 0, 2 - tail, tail)
-
-    large = ~(a <= 4)  # NaN is among these, and stays NaN
-    s = np.minimum(a[large], 30)  # exp(-30^2) is 0 in either dtype; keeps Inf out of the formula
-    r = 1 / (s * s)
-    tail = _gauss(s) / s * (1 / math.sqrt(math.pi) - r * _ratio(r, _LARGE_P, _LARGE_Q))
-    result[large] = np.where(x[large] < 0, 2 - tail, tail)
+    The middle function is evaluated everywhere, which beats sorting the elements by range, and is all that float32 needs:
+    at 0 it is off by 5e-12, and at 10, where erfc leaves float32's range, by 4e-10.
+    """
+    a = np.minimum(np.abs(x), 30)  # exp(-30^2) is 0 in either dtype; keeps Inf out of the formulas
+    tail = _gauss(a)
+    if x.dtype == np.float64 and (large := a > 4).any():
+        s = a[large]
+        r = 1 / (s * s)
+        far = tail[large] / s * (1 / math.sqrt(math.pi) - r * _ratio(r, _LARGE_P, _LARGE_Q))
+        tail *= _ratio(a, _MIDDLE_P, _MIDDLE_Q)
+        tail[large] = far
+    else:
+        tail *= _ratio(a, _MIDDLE_P, _MIDDLE_Q)
+    result = np.abs((x < 0) * x.dtype.type(2) - tail)  # tail, or 2 - tail where x is negative
+    if x.dtype == np.float64:
+        small = a <= 0.46875
+        s = x[small]
+        result[small] = 1 - s * _ratio(s * s, _SMALL_P, _SMALL_Q)
     return result
 
 
