@@ -26,24 +26,23 @@ WIDE = 110
 BUSY = 0.25
 """A load average of the last minute over this share of the cores is told in the report."""
 
-_KEYS = set(
-    [
-        "schema",
-        "fastmlp",
-        "commit",
-        "date",
-        "quick",
-        "complete",
-        "backend",
-        "threads",
-        "load",
-        "machine",
-        "software",
-        "blas",
-        "energy",
-        "rows",
-    ]
-)
+_KEYS = {
+    "schema",
+    "fastmlp",
+    "commit",
+    "date",
+    "quick",
+    "complete",
+    "backend",
+    "threads",
+    "load",
+    "machine",
+    "software",
+    "blas",
+    "energy",
+    "rows",
+}
+"""What a document must have to be read back."""
 
 
 def new_document(backend: str, threads: int, quick: bool) -> dict[str, Any]:

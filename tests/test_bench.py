@@ -270,7 +270,7 @@ def test_energy_is_unavailable_with_the_reason(monkeypatch, tmp_path):
 def test_stages_are_told(monkeypatch):
     monkeypatch.setattr(run, "interleave", known_timings)
     stages = []
-    list(run.rows([ARTICLE, DIGITS], "numpy", budget_s=0, tell=stages.append))
+    list(run.rows([ARTICLE, replace(DIGITS, study=1)], "numpy", budget_s=0, tell=stages.append))
     assert [stage.partition(":")[0] for stage in stages] == ["article"] * 2 + ["digits"] * 3
 
 
