@@ -42,6 +42,7 @@ class Clock:
 
     def __init__(self):
         self.wall = self.cores = 0
+        self.pauses = []
 
     def spend(self, wall, cores):
         self.wall += wall
@@ -57,6 +58,7 @@ class Clock:
         return self.cores
 
     def sleep(self, seconds):
+        self.pauses.append(seconds)
         self.spend(int(seconds * 1e9), int(seconds * 1e9))
 
 
@@ -74,6 +76,7 @@ def test_wall_and_core_time_are_the_calls_own_and_the_pause_is_not_counted(monke
     assert slow.cores == pytest.approx([1] * 5)
     assert fast.wall == pytest.approx([1e-3] * 5)
     assert fast.cores == pytest.approx([2e-3] * 5)
+    assert clock.pauses == [0.5] * 10
     assert timing.ratio(slow, fast) == Spread(pytest.approx(3e3), pytest.approx(2e3), 5)
 
 
