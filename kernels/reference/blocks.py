@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 BLOCK = 8192
-"""Elements of one block: at most 64 KiB, which malloc serves from its heap; from 128 KiB on it would map fresh pages."""
+"""Elements of one block: at most 64 KiB, which malloc has at hand; from 128 KiB on it would map fresh pages."""
 
 
 def blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:

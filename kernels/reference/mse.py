@@ -22,16 +22,13 @@ def mse(y: np.ndarray, t: np.ndarray, gradient: np.ndarray | None = None) -> flo
 def squared_error(y: np.ndarray, t: np.ndarray, difference: np.ndarray | None) -> float:
     """The sum of (y - t)^2; writes y - t to `difference` if given.
 
-    The difference is taken in the arrays' own dtype; its squares are summed in float64.
+    The difference is taken in the arrays' own dtype; its squares are taken and summed in float64, pairwise.
     """
-    total = 0.0
     if difference is not None:
         np.subtract(y, t, out=difference)
-        for (block,) in blocks(difference):
-            wide = block.astype(np.float64, copy=False)
-            total += float(np.dot(wide, wide))
-        return total
-    for y_block, t_block in blocks(y, t):
-        wide = np.subtract(y_block, t_block).astype(np.float64, copy=False)
-        total += float(np.dot(wide, wide))
-    return total
+        return sum(_squares(block) for (block,) in blocks(difference))
+    return sum(_squares(np.subtract(y_, t_)) for y_, t_ in blocks(y, t))
+
+
+def _squares(block: np.ndarray) -> float:
+    return float(np.add.reduce(np.square(block, dtype=np.float64)))

@@ -88,8 +88,8 @@ def _gauss(a: np.ndarray) -> np.ndarray:
 def erfc(x: np.ndarray) -> np.ndarray:
     """1 - erf(x), elementwise, without cancellation where x is large; x is one flat array of either dtype.
 
-    The middle function is evaluated everywhere, which beats sorting the elements by range, and is all that float32 needs:
-    at 0 it is off by 5e-12, and at 10, where erfc leaves float32's range, by 4e-10.
+    The middle function is evaluated everywhere, which beats sorting the elements by range, and is all that float32
+    needs: at 0 it is off by 5e-12, and at 10, where erfc leaves float32's range, by 4e-10.
     """
     a = np.minimum(np.abs(x), 30)  # exp(-30^2) is 0 in either dtype; keeps Inf out of the formulas
     tail = _gauss(a)
