@@ -19,6 +19,11 @@ INVERSE_SQRT_TWO_PI = 1.0 / math.sqrt(2.0 * math.pi)
 
 
 @jit
+def _relu(z):
+    return select(z < 0.0, 0.0, z)
+
+
+@jit
 def _leaky_relu(z):
     return select(z > 0.0, z, z * LEAKY_SLOPE)
 
@@ -35,7 +40,7 @@ def _silu(z):
 
 @jit
 def _map_block(rows, columns, block, block_row, function):
-    """block = function(block), vector by vector."""
+    """Block = function(block), vector by vector."""
     for i in range(rows):
         row = block + i * block_row
         for j in range(0, columns, lanes(block)):
@@ -65,7 +70,7 @@ def floor_of(code, like):
 
 @jit
 def copy_block(rows, columns, source, source_row, target, target_row):
-    """target = source."""
+    """Target = source."""
     for i in range(rows):
         for j in range(0, columns, lanes(source)):
             count = min(lanes(source), columns - j)
@@ -74,8 +79,10 @@ def copy_block(rows, columns, source, source_row, target, target_row):
 
 @jit
 def activate(code, rows, columns, block, block_row):
-    """block = activation(block), but for relu, which the product has done with floor_of."""
-    if code == LEAKY_RELU:
+    """Block = activation(block)."""
+    if code == RELU:
+        _map_block(rows, columns, block, block_row, _relu)
+    elif code == LEAKY_RELU:
         _map_block(rows, columns, block, block_row, _leaky_relu)
     elif code == TANH:
         _map_block(rows, columns, block, block_row, tanh)
@@ -130,7 +137,7 @@ def _softplus_back(dy, z):
 
 @jit
 def _map_back(rows, columns, block, block_row, saved, saved_row, function):
-    """block = function(block, saved), vector by vector."""
+    """Block = function(block, saved), vector by vector."""
     for i in range(rows):
         row, saved_at = block + i * block_row, saved + i * saved_row
         for j in range(0, columns, lanes(block)):
@@ -154,7 +161,7 @@ def _sine_back(rows, columns, block, block_row, saved, saved_row):
 
 @jit
 def multiply_by_derivative(code, rows, columns, block, block_row, saved, saved_row):
-    """block = block * activation'(saved), where saved is y, or z for the activations that need it."""
+    """Block = block * activation'(saved), where saved is y, or z for the activations that need it."""
     if code == RELU:
         _map_back(rows, columns, block, block_row, saved, saved_row, _relu_back)
     elif code == LEAKY_RELU:

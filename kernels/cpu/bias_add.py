@@ -3,7 +3,7 @@
 import numpy as np
 
 from .compile import entry
-from .simd import lanes, load_first, pointer_at, store_first, pointer
+from .simd import lanes, load_first, pointer, pointer_at, store_first
 from .workspace import address
 
 

@@ -2,8 +2,7 @@
 
 Each reduces its argument to a short interval (W. J. Cody and W. Waite, "Software Manual for the Elementary Functions",
 1980) and evaluates a minimax polynomial there; the coefficients were found with Remez' algorithm in 60-digit arithmetic and are
-good to a tenth of a rounding error. Errors are at most 2 units in the last place, 3 for sigmoid and softplus, which round once more
-after exp; tests/test_elementary.py measures them. NaN gives NaN, infinities give the limits, and results below the
+good to a tenth of a rounding error. Errors are at most 2 units in the last place; tests/test_elementary.py measures them. NaN gives NaN, infinities give the limits, and results below the
 smallest normal number are rounded gradually.
 """
 
@@ -27,12 +26,18 @@ _EXP = polynomial(
 
 @jit
 def exp(x):
-    """e**x: x = n ln 2 + r, e**r = 1 + r + r^2 P(r), times 2^n in two factors so that the ends of the range are reached."""
+    """e**x: x = n ln 2 + r, e**r = 1 + r + r^2 P(r), times 2^n in two factors so that the ends of the range are reached.
+
+    What rounding takes from r and from 1 + r is added back.
+    """
     x = select(x < _EXP_LEAST(x), _EXP_LEAST(x), x)
     x = select(x > _EXP_MOST(x), _EXP_MOST(x), x)
     n = round_to_even(x * LOG2_E)
-    r = fma(-n, _LN2_LOW(x), fma(-n, _LN2_HIGH(x), x))
-    result = fma(r * r, _EXP(r), r) + 1.0
+    high, low = fma(-n, _LN2_HIGH(x), x), n * _LN2_LOW(x)
+    r = high - low
+    lost = (high - r) - low
+    sum_ = r + 1.0
+    result = sum_ + (fma(r * r, _EXP(r), lost) + (r - (sum_ - 1.0)))
     half = round_to_even(n * 0.5)
     return result * power_of_two(half) * power_of_two(n - half)
 
@@ -49,7 +54,7 @@ _TANH = polynomial(
 
 @jit
 def tanh(x):
-    """x + x^3 P(x^2) near zero, elsewhere 1 - 2 / (e^2|x| + 1) with the sign of x."""
+    """X + x^3 P(x^2) near zero, elsewhere 1 - 2 / (e^2|x| + 1) with the sign of x."""
     size = absolute(x)
     square = x * x
     near = fma(x * square, _TANH(square), x)
@@ -74,13 +79,18 @@ _LOG1P = polynomial(
 
 
 @jit
-def softplus(x):
-    """log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|; log(1 + e) = 2 artanh(s), s = e / (2 + e), an odd series."""
+def log1p_exp_minus(x):
+    """log(1 + e), e = e^-|x|, as 2 artanh(s), s = e / (2 + e), an odd series."""
     small = exp(-absolute(x))
     s = small / (small + 2.0)
     square = s * s
-    logarithm = fma(s * square, _LOG1P(square), s + s)
-    return select(x < 0.0, 0.0, x) + logarithm
+    return fma(s * square, _LOG1P(square), s + s)
+
+
+@jit
+def softplus(x):
+    """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)."""
+    return select(x < 0.0, 0.0, x) + log1p_exp_minus(x)
 
 
 _ERF_NEAR = polynomial(
@@ -147,10 +157,13 @@ _COS = polynomial(
 def _sine_from(x, quarter_turns):
     """sin(x + quarter_turns pi/2), |x| at most SINE_END."""
     n = round_to_even(x * TWO_OVER_PI)
-    r = fma(-n, _HALF_PI_LOW(x), fma(-n, _HALF_PI_MIDDLE(x), fma(-n, _HALF_PI_HIGH(x), x)))
+    high = fma(-n, _HALF_PI_HIGH(x), x)
+    r = fma(-n, _HALF_PI_MIDDLE(x), high)
+    lost = fma(-n, _HALF_PI_LOW(x), fma(-n, _HALF_PI_MIDDLE(x), high - r))
     square = r * r
-    sine = fma(r * square, _SIN(square), r)
-    cosine = fma(square * square, _COS(square), 1.0 - square * 0.5)
+    sine = r + fma(r * square, _SIN(square), lost)
+    most = 1.0 - square * 0.5
+    cosine = most + fma(square * square, _COS(square), fma(-r, lost, (1.0 - most) - square * 0.5))
     turns = n + quarter_turns
     half_turns = floor(turns * 0.5)
     odd = turns - half_turns * 2.0 > 0.5

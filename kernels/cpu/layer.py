@@ -17,15 +17,16 @@ def _after_forward(i, j, rows, columns, block, block_row, extras):
     activation, keeps, saved, saved_row = extras
     if keeps:
         copy_block(rows, columns, block, block_row, saved + (i * saved_row + j), saved_row)
-    if activation != RELU:
+    if keeps or activation != RELU:
         activate(activation, rows, columns, block, block_row)
 
 
 @jit
 def forward_layer(shared, me, n, k, m, x, w, b, y, z, keeps_z, activation, packed, capacity, scratch):
     """y[n, m] = activation(x[n, k] w[k, m] + b[m]); keeps x w + b in z[n, m] where keeps_z."""
+    floor = floor_of(IDENTITY if keeps_z else activation, y)
     product(
-        shared, me, n, m, k, x, k, 1, w, m, False, b, 0, 1, y, m, floor_of(activation, y), packed, capacity, scratch,
+        shared, me, n, m, k, x, k, 1, w, m, False, b, 0, 1, y, m, floor, packed, capacity, scratch,
         _after_forward, (activation, keeps_z, z, m),
     )  # fmt: skip
 

@@ -4,8 +4,19 @@ import math
 
 from ..contract import LOSSES
 from .compile import jit
-from .elementary import exp, sigmoid, softplus
-from .simd import address_of, element, fma, keep_first, lanes, largest_lane, load_first, select, store_first, sum_lanes
+from .elementary import exp, log1p_exp_minus, sigmoid
+from .simd import (
+    address_of,
+    element,
+    keep_first,
+    lanes,
+    largest_lane,
+    load_first,
+    select,
+    store_first,
+    sum_lanes,
+    sum_squares,
+)
 
 MSE, HALF_MSE, CROSS_ENTROPY, BINARY_CROSS_ENTROPY = (
     LOSSES[name].code for name in ("mse", "half_mse", "cross_entropy", "binary_cross_entropy")
@@ -21,35 +32,61 @@ def chunk_rows(n):
     return max(LEAST_ROWS, -(-n // MOST_CHUNKS))
 
 
-@jit
-def _squares(count, y, t, dy, wants_gradient, scale):
-    """Sum of (y - t)^2 over `count` elements; dy = scale (y - t)."""
-    total = 0.0
-    for j in range(0, count, lanes(y)):
-        width = min(lanes(y), count - j)
-        difference = load_first(y + j, width) - load_first(t + j, width)
-        total += sum_lanes(difference * difference)
-        if wants_gradient:
-            store_first(dy + j, difference * scale, width)
-    return total
+RUN = 16
+"""Vectors whose sum is formed before it is added to the total: rounding errors grow with the length of a sum."""
 
 
 @jit
-def _binary(count, y, t, dy, wants_gradient, scale):
-    """Sum of log(1 + e^y) - t y over `count` elements; dy = scale (sigmoid(y) - t)."""
-    total = 0.0
-    for j in range(0, count, lanes(y)):
-        width = min(lanes(y), count - j)
-        logit, target = load_first(y + j, width), load_first(t + j, width)
-        total += sum_lanes(keep_first(fma(-target, logit, softplus(logit)), width, 0.0))
-        if wants_gradient:
-            store_first(dy + j, (sigmoid(logit) - target) * scale, width)
-    return total
+def _add(total, lost, part):
+    """total + part, and what rounding has taken from the total so far (A. Neumaier, 1974)."""
+    new = total + part
+    if abs(total) >= abs(part):
+        return new, lost + ((total - new) + part)
+    return new, lost + ((part - new) + total)
 
 
 @jit
-def _softmax_row(m, y, t, label, dy, wants_gradient, scale):
-    """-sum of t log softmax(y) over one row of m; dy = scale (softmax(y) - t). Shifted by the largest logit.
+def _corrected(total, lost):
+    """total + lost; where the total has overflowed, what it lost means nothing."""
+    return total + lost if abs(total) < math.inf else total
+
+
+@jit
+def _squares(count, y, t, dy, wants_gradient, divisor):
+    """Sum of (y - t)^2 over `count` elements; dy = (y - t) / divisor."""
+    total, lost = 0.0, 0.0
+    for start in range(0, count, RUN * lanes(y)):
+        part = 0.0
+        for j in range(start, min(count, start + RUN * lanes(y)), lanes(y)):
+            width = min(lanes(y), count - j)
+            difference = load_first(y + j, width) - load_first(t + j, width)
+            part += sum_squares(difference)
+            if wants_gradient:
+                store_first(dy + j, difference / divisor, width)
+        total, lost = _add(total, lost, part)
+    return _corrected(total, lost)
+
+
+@jit
+def _binary(count, y, t, dy, wants_gradient, divisor):
+    """Sum of log(1 + e^y) - t y = (max(y, 0) - t y) + log(1 + e^-|y|) over `count` elements; dy = (sigmoid(y) - t) / divisor."""
+    total, lost = 0.0, 0.0
+    for start in range(0, count, RUN * lanes(y)):
+        part = 0.0
+        for j in range(start, min(count, start + RUN * lanes(y)), lanes(y)):
+            width = min(lanes(y), count - j)
+            logit, target = load_first(y + j, width), load_first(t + j, width)
+            value = (select(logit < 0.0, 0.0, logit) - target * logit) + log1p_exp_minus(logit)
+            part += sum_lanes(keep_first(value, width, 0.0))
+            if wants_gradient:
+                store_first(dy + j, (sigmoid(logit) - target) / divisor, width)
+        total, lost = _add(total, lost, part)
+    return _corrected(total, lost)
+
+
+@jit
+def _softmax_row(m, y, t, label, dy, wants_gradient, divisor):
+    """-sum of t log softmax(y) over one row of m; dy = (softmax(y) - t) / divisor. Shifted by the largest logit.
 
     t is 1 at `label` and 0 elsewhere, or where label is -1 it is read. A class of probability 0 contributes nothing.
     """
@@ -72,38 +109,43 @@ def _softmax_row(m, y, t, label, dy, wants_gradient, scale):
     if wants_gradient:
         for j in range(0, m, lanes(y)):
             width = min(lanes(y), m - j)
-            share = exp(load_first(y + j, width) - largest) * (1.0 / total)
-            if label < 0:
-                share -= load_first(t + j, width)
-            store_first(dy + j, share * scale, width)
+            share = exp(load_first(y + j, width) - largest) / total
+            store_first(dy + j, share if label >= 0 else share - load_first(t + j, width), width)
         if label >= 0:
-            dy[label] -= element(dy, scale)
+            dy[label] -= element(dy, 1.0)
+        for j in range(0, m, lanes(y)):
+            width = min(lanes(y), m - j)
+            store_first(dy + j, load_first(dy + j, width) / divisor, width)
     return weight * math.log(total) - product
 
 
 @jit
 def rows_loss(loss, n, rows, m, y, t, labels, dy, wants_gradient):
-    """The part of J, over a batch of n, that these rows of y[rows, m] contribute; dJ/dy to dy[rows, m] if wanted.
+    """What these rows of y[rows, m] contribute to a batch's J, not yet divided by its size; dJ/dy to dy[rows, m] if wanted.
 
     The targets are t[rows, m], or for cross-entropy labels[rows] where that pointer is not 0.
     """
     if loss == MSE:
-        return _squares(rows * m, y, t, dy, wants_gradient, 2.0 / (n * m)) / (n * m)
+        return _squares(rows * m, y, t, dy, wants_gradient, n * m / 2)
     if loss == HALF_MSE:
-        return _squares(rows * m, y, t, dy, wants_gradient, 1.0 / n) / (2.0 * n)
+        return _squares(rows * m, y, t, dy, wants_gradient, n)
     if loss == BINARY_CROSS_ENTROPY:
-        return _binary(rows * m, y, t, dy, wants_gradient, 1.0 / (n * m)) / (n * m)
-    total = 0.0
+        return _binary(rows * m, y, t, dy, wants_gradient, n * m)
+    total, lost = 0.0, 0.0
     for i in range(rows):
         label = labels[i] if address_of(labels) != 0 else -1
-        total += _softmax_row(m, y + i * m, t + i * m, label, dy + i * m, wants_gradient, 1.0 / n)
-    return total / n
+        part = _softmax_row(m, y + i * m, t + i * m, label, dy + i * m, wants_gradient, n)
+        total, lost = _add(total, lost, part)
+    return _corrected(total, lost)
 
 
 @jit
-def add_up(partial, chunks):
-    """The partial sums, first to last."""
-    total = 0.0
+def mean_loss(loss, n, m, partial, chunks):
+    """J of a batch of n from its chunks' sums, added first to last."""
+    total, lost = 0.0, 0.0
     for chunk in range(chunks):
-        total += partial[chunk]
-    return total
+        total, lost = _add(total, lost, partial[chunk])
+    total = _corrected(total, lost)
+    if loss == CROSS_ENTROPY:
+        return total / n
+    return total / (2 * n) if loss == HALF_MSE else total / (n * m)

@@ -13,13 +13,18 @@ from .compile import jit
 from .simd import (
     VECTOR_BYTES,
     element,
+    fma,
     lanes,
     load_first,
+    splat,
     store,
+    sum_lanes,
+    tile_add,
     tile_at_least,
-    tile_load,
     tile_multiply_add,
     tile_store,
+    tile_sum,
+    tile_zeros,
     transpose_square,
 )
 from .team import RANK, claim, finish
@@ -31,8 +36,8 @@ TALL, MEDIUM, SHORT = (12, 8, 4) if VECTOR_BYTES == 64 else (6, 4, 2)
 """Rows of a tile. rows * PANEL accumulators, PANEL vectors of B and one of A must fit the registers: 32 with AVX-512, else 16;
 12 and its remainders 8 and 4 leave no slow rest for sizes that are multiples of 4. A last tile of 1 row does the rest."""
 
-BLOCK_DEPTH = 384
-"""Steps of k between visits to C: a panel of B (384 x 32 float32 = 48 KiB) streams from L2 while A's rows stay in L1."""
+BLOCK_DEPTH = 256
+"""Steps of k between visits to C: a panel of B (256 x 32 float32 = 32 KiB) streams from L2 while A's rows stay in L1."""
 
 
 def _tile_kernel(rows, columns):
@@ -40,12 +45,37 @@ def _tile_kernel(rows, columns):
 
     @jit
     def multiply(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
-        tile = tile_load(rows, columns, start, start_row, width)
+        tile = tile_zeros(rows, columns, c)
         for _ in range(depth):
             tile = tile_multiply_add(tile, a, a_row, b, width)
             a += a_step
             b += b_step
-        tile_store(tile_at_least(tile, floor), c, c_row, width)
+        tile = tile_at_least(tile_add(tile, start, start_row, width), floor)
+        tile_store(tile, c, c_row, width)
+
+    return multiply
+
+
+def _row_kernel(columns):
+    """The micro-kernel for one row: four chains of sums along k, since one row alone has too few independent sums."""
+
+    @jit
+    def multiply(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
+        first, second = tile_zeros(1, columns, c), tile_zeros(1, columns, c)
+        third, fourth = tile_zeros(1, columns, c), tile_zeros(1, columns, c)
+        for _ in range(depth // 4):
+            first = tile_multiply_add(first, a, a_row, b, width)
+            second = tile_multiply_add(second, a + a_step, a_row, b + b_step, width)
+            third = tile_multiply_add(third, a + 2 * a_step, a_row, b + 2 * b_step, width)
+            fourth = tile_multiply_add(fourth, a + 3 * a_step, a_row, b + 3 * b_step, width)
+            a += 4 * a_step
+            b += 4 * b_step
+        for _ in range(depth % 4):
+            first = tile_multiply_add(first, a, a_row, b, width)
+            a += a_step
+            b += b_step
+        tile = tile_sum(tile_sum(first, second), tile_sum(third, fourth))
+        tile_store(tile_at_least(tile_add(tile, start, start_row, width), floor), c, c_row, width)
 
     return multiply
 
@@ -53,7 +83,7 @@ def _tile_kernel(rows, columns):
 _tall_wide, _tall_narrow = _tile_kernel(TALL, 2), _tile_kernel(TALL, 1)
 _medium_wide, _medium_narrow = _tile_kernel(MEDIUM, 2), _tile_kernel(MEDIUM, 1)
 _short_wide, _short_narrow = _tile_kernel(SHORT, 2), _tile_kernel(SHORT, 1)
-_single_wide, _single_narrow = _tile_kernel(1, 2), _tile_kernel(1, 1)
+_single_wide, _single_narrow = _row_kernel(2), _row_kernel(1)
 
 
 @jit
@@ -68,7 +98,7 @@ def _tile_rows(left):
 
 @jit
 def _multiply_tile(rows, depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
-    """c[rows, width] = max(start + a b, floor) for one tile; start_row 0 repeats one row of start values."""
+    """c[rows, width] = max(a b + start, floor) for one tile; start_row 0 adds one row of start values to all."""
     if width > lanes(c):
         if rows == TALL:
             _tall_wide(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
@@ -89,16 +119,55 @@ def _multiply_tile(rows, depth, a, a_row, a_step, b, b_step, width, start, start
 
 
 @jit
+def _dot(depth, a, b):
+    """The sum of a[k] b[k], both contiguous: four vectors of chains."""
+    count = lanes(a)
+    first, second, third, fourth = splat(a, 0.0), splat(a, 0.0), splat(a, 0.0), splat(a, 0.0)
+    for k in range(0, depth, 4 * count):
+        left = depth - k
+        first = fma(load_first(a + k, left), load_first(b + k, left), first)
+        k, left = k + count, left - count
+        second = fma(load_first(a + k, left), load_first(b + k, left), second)
+        k, left = k + count, left - count
+        third = fma(load_first(a + k, left), load_first(b + k, left), third)
+        k, left = k + count, left - count
+        fourth = fma(load_first(a + k, left), load_first(b + k, left), fourth)
+    return sum_lanes((first + second) + (third + fourth))
+
+
+@jit
+def _multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floor):
+    """c[rows] = max(a b + start, floor) for one contiguous column of B, whose tiles would use one lane in each vector.
+
+    Rows of A that are contiguous are multiplied by dot products; else A's columns are, and C is found as the row C^T = B^T A^T.
+    """
+    if a_step == 1:
+        for i in range(rows):
+            total = element(c, _dot(depth, a + i * a_row, b)) + start[i * start_row]
+            c[i] = floor if total < floor else total
+        return
+    group = PANEL * lanes(c)
+    for i in range(0, rows, group):
+        width = min(group, rows - i)
+        blocks = max(-(-depth // BLOCK_DEPTH), 1)
+        for block in range(blocks):
+            k, end = depth * block // blocks, depth * (block + 1) // blocks
+            limit = floor if end == depth else element(c, -np.inf)
+            begin = start + i * start_row if k == 0 else c + i
+            _multiply_tile(1, end - k, b + k, 0, 1, a + (i + k * a_step), a_step, width, begin, 0, c + i, 0, limit)
+
+
+@jit
 def _multiply_block(
     rows, columns, depth, a, a_row, a_step, b, b_step, b_panel, start, start_row, start_step, c, c_row, floor
 ):
-    """c[rows, columns] = max(start + a b, floor); b_panel elements lie between panels of B."""
+    """c[rows, columns] = max(a b + start, floor); b_panel elements lie between panels of B."""
     group = PANEL * lanes(c)
     no_floor = element(c, -np.inf)
-    k = 0
-    while True:
-        block = min(BLOCK_DEPTH, depth - k)
-        limit = floor if k + block == depth else no_floor
+    depth_blocks = max(-(-depth // BLOCK_DEPTH), 1)
+    for depth_block in range(depth_blocks):
+        k, end = depth * depth_block // depth_blocks, depth * (depth_block + 1) // depth_blocks
+        limit = floor if end == depth else no_floor
         i = 0
         while i < rows:
             count = _tile_rows(rows - i)
@@ -109,19 +178,16 @@ def _multiply_block(
                 begin, begin_row = (start + (i * start_row + j * start_step), start_row) if k == 0 else (c_tile, c_row)
                 width = min(group, columns - j)
                 _multiply_tile(
-                    count, block, a_tile, a_row, a_step, b_tile, b_step, width, begin, begin_row, c_tile, c_row, limit
+                    count, end - k, a_tile, a_row, a_step, b_tile, b_step, width, begin, begin_row, c_tile, c_row, limit
                 )
             i += count
-        k += block
-        if k == depth:
-            break
 
 
 BLOCK_TILES = 5
-"""Tall tiles in a chunk's rows, at most: 60 rows x 384 x 4 B of A are 90 KiB of L2."""
+"""Tall tiles in a chunk's rows, at most: 60 rows x 256 x 4 B of A are 60 KiB of L2."""
 
 BLOCK_PANELS = 8
-"""Panels in a chunk's columns: 8 x 48 KiB of B fill under half of a 1 MiB L2."""
+"""Panels in a chunk's columns: 8 x 32 KiB of B fill a quarter of a 1 MiB L2."""
 
 CHUNKS_OF_ROWS = 8
 """Fewer rows than this many chunks are cut finer, so that two to eight threads share a small product evenly."""
@@ -184,17 +250,17 @@ def product(
     shared, me, rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
     c, c_row, floor, packed, capacity, scratch, after_block, extras,
 ):  # fmt: skip
-    """Phases of a whole product: C[rows, columns] = max(start + A B, floor), block by block.
+    """Phases of a whole product: C[rows, columns] = max(A B + start, floor), block by block.
 
     B is b[depth, columns] with `b_step` elements between rows, or where `transposed` is 1 it is stored as b[columns, depth].
     start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of panels.
     A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
-    after_block(i, j, rows, columns, block, block_row, extras) is called on it.
+    after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows.
     """
     group = PANEL * lanes(c)
     block_columns = BLOCK_PANELS * group
     block_rows = _block_rows(rows)
-    packs = transposed or (rows >= PACK_ROWS and depth * columns >= PACK_SIZE and depth * group <= capacity)
+    packs = columns > 1 and (transposed or (rows >= PACK_ROWS and depth * columns >= PACK_SIZE and depth * group <= capacity))
     slab = max(capacity // max(depth, 1) // group * group, group) if packs else max(columns, 1)
     for slab_start in range(0, columns, slab):
         slab_columns = min(slab, columns - slab_start)
@@ -210,24 +276,28 @@ def product(
                 packed,
             )
         across = -(-slab_columns // block_columns)
-        chunks = -(-rows // block_rows) * across
+        chunks = max(-(-rows // block_rows), 1) * across
         chunk = claim(shared, me, chunks)
         while chunk >= 0:
             i, j = chunk // across * block_rows, chunk % across * block_columns
             count, width = min(block_rows, rows - i), min(block_columns, slab_columns - j)
             column = slab_start + j
             if c_row == 0:
-                block, block_row = scratch + me[RANK] * BLOCK_TILES * TALL * block_columns, block_columns
+                block, block_row = scratch + me[RANK] * BLOCK_TILES * TALL * block_columns, width
             else:
                 block, block_row = c + (i * c_row + column), c_row
             if packs:
                 b_block, b_next, b_panel = packed + j * depth, group, group * depth
             else:
                 b_block, b_next, b_panel = b + column, b_step, group
-            _multiply_block(
-                count, width, depth, a + i * a_row, a_row, a_step, b_block, b_next, b_panel,
-                start + (i * start_row + column * start_step), start_row, start_step, block, block_row, floor,
-            )  # fmt: skip
+            a_block, start_block = a + i * a_row, start + (i * start_row + column * start_step)
+            if columns == 1:
+                _multiply_column(count, depth, a_block, a_row, a_step, b, start_block, start_row, block, floor)
+            else:
+                _multiply_block(
+                    count, width, depth, a_block, a_row, a_step, b_block, b_next, b_panel,
+                    start_block, start_row, start_step, block, block_row, floor,
+                )  # fmt: skip
             after_block(i, column, count, width, block, block_row, extras)
             chunk = claim(shared, me, chunks)
         finish(shared, me, chunks)

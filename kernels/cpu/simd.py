@@ -290,7 +290,7 @@ floor = _unary("floor")
 
 @intrinsic
 def fma(typingctx, a, b, c):
-    """a * b + c in one rounding; any operand may be a scalar."""
+    """A * b + c in one rounding; any operand may be a scalar."""
     vector = _vector_among((a, b, c))
     if vector is None:
         return None
@@ -480,7 +480,7 @@ def lanes(typingctx, p):
 
 @intrinsic
 def keep_first(typingctx, x, count, other):
-    """x in its first `count` lanes, the scalar `other` in those beyond."""
+    """X in its first `count` lanes, the scalar `other` in those beyond."""
 
     def codegen(context, builder, sig, args):
         mask = _lane_mask(builder, args[1], args[0].type.count)
@@ -501,15 +501,29 @@ def _reduce(builder, value, combine):
     return builder.extract_element(value, I32(0))
 
 
+def _widened(builder, value):
+    """The vector as float64, in as many registers as that takes."""
+    wide = ir.VectorType(ir.DoubleType(), value.type.count)
+    return value if value.type == wide else builder.fpext(value, wide)
+
+
 @intrinsic
 def sum_lanes(typingctx, x):
     """The sum of a vector's lanes, added and returned as float64."""
 
     def codegen(context, builder, sig, args):
-        value = args[0]
-        if sig.args[0].dtype.bitwidth == 32:
-            value = builder.fpext(value, ir.VectorType(ir.DoubleType(), value.type.count))
-        return _reduce(builder, value, builder.fadd)
+        return _reduce(builder, _widened(builder, args[0]), builder.fadd)
+
+    return types.float64(x), codegen
+
+
+@intrinsic
+def sum_squares(typingctx, x):
+    """The sum of the squares of a vector's lanes, squared, added and returned as float64."""
+
+    def codegen(context, builder, sig, args):
+        wide = _widened(builder, args[0])
+        return _reduce(builder, builder.fmul(wide, wide), builder.fadd)
 
     return types.float64(x), codegen
 
@@ -528,12 +542,12 @@ def largest_lane(typingctx, x):
 
 
 def _tile_addresses(builder, tile, base, row_stride):
-    """(index, address, first lane) of every vector of a tile stored with this stride in elements between rows."""
+    """(index, address) of every vector of a tile stored with this stride in elements between rows."""
     count = lanes_of(tile.dtype)
     for row in range(tile.rows):
         start = builder.gep(base, [builder.mul(row_stride, I64(row))])
         for column in range(tile.columns):
-            yield row * tile.columns + column, builder.gep(start, [I64(column * count)]), column * count
+            yield row * tile.columns + column, builder.gep(start, [I64(column * count)])
 
 
 def _column_masks(builder, tile, width):
@@ -542,22 +556,45 @@ def _column_masks(builder, tile, width):
 
 
 @intrinsic(prefer_literal=True)
-def tile_load(typingctx, rows, columns, p, row_stride, width):
-    """A tile from memory: `width` elements of each row, zeros beyond; stride 0 repeats one row."""
+def tile_zeros(typingctx, rows, columns, p):
+    """A tile of zeros of p's element type."""
     if not isinstance(rows, types.IntegerLiteral) or not isinstance(columns, types.IntegerLiteral):
         return None
     tile = Tile(p.dtype, rows.literal_value, columns.literal_value)
 
     def codegen(context, builder, sig, args):
-        _, _, base, stride, width = args
-        vector, masks = _llvm_vector(tile.dtype), _column_masks(builder, tile, width)
-        value = ir.Constant(ir.ArrayType(vector, tile.rows * tile.columns), ir.Undefined)
-        for index, address, _ in _tile_addresses(builder, tile, base, stride):
-            loaded = _masked_load(builder, address, masks[index % tile.columns], vector)
-            value = builder.insert_value(value, loaded, index)
+        return ir.Constant(ir.ArrayType(_llvm_vector(tile.dtype), tile.rows * tile.columns), None)
+
+    return tile(rows, columns, p), codegen
+
+
+@intrinsic
+def tile_sum(typingctx, tile, other):
+    """The sum of two tiles."""
+
+    def codegen(context, builder, sig, args):
+        value, other = args
+        for index in range(tile.rows * tile.columns):
+            total = builder.fadd(builder.extract_value(value, index), builder.extract_value(other, index))
+            value = builder.insert_value(value, total, index)
         return value
 
-    return tile(rows, columns, p, types.intp, types.intp), codegen
+    return tile(tile, tile), codegen
+
+
+@intrinsic
+def tile_add(typingctx, tile, p, row_stride, width):
+    """Tile += `width` elements of each row at p; stride 0 adds one row to all."""
+
+    def codegen(context, builder, sig, args):
+        value, base, stride, width = args
+        vector, masks = _llvm_vector(tile.dtype), _column_masks(builder, tile, width)
+        for index, address in _tile_addresses(builder, tile, base, stride):
+            loaded = _masked_load(builder, address, masks[index % tile.columns], vector)
+            value = builder.insert_value(value, builder.fadd(builder.extract_value(value, index), loaded), index)
+        return value
+
+    return tile(tile, p, types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -567,7 +604,7 @@ def tile_store(typingctx, tile, p, row_stride, width):
     def codegen(context, builder, sig, args):
         value, base, stride, width = args
         masks = _column_masks(builder, tile, width)
-        for index, address, _ in _tile_addresses(builder, tile, base, stride):
+        for index, address in _tile_addresses(builder, tile, base, stride):
             _masked_store(builder, builder.extract_value(value, index), address, masks[index % tile.columns])
         return context.get_dummy_value()
 
@@ -576,7 +613,7 @@ def tile_store(typingctx, tile, p, row_stride, width):
 
 @intrinsic
 def tile_multiply_add(typingctx, tile, a, a_row, b, width):
-    """tile += outer product of a[0], a[a_row], ... (one element a row) and the first `width` elements at b."""
+    """Tile += outer product of a[0], a[a_row], ... (one element a row) and the first `width` elements at b."""
 
     def codegen(context, builder, sig, args):
         value, a, a_row, b, width = args

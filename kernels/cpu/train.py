@@ -7,7 +7,7 @@ from ..network import Network, Optimizer
 from .activations import copy_block, multiply_by_derivative
 from .compile import entry, jit
 from .layer import forward_layer, input_gradient, update_layer
-from .losses import add_up, chunk_rows, rows_loss
+from .losses import chunk_rows, mean_loss, rows_loss
 from .optimizers import settings_of
 from .simd import address_of, pointer, pointer_at
 from .team import RANK, claim, enter, finish, leave, private, run, threads_for
@@ -19,7 +19,6 @@ from .workspace import (
     BIAS,
     CAPACITY,
     GRADIENT0,
-    GRADIENT1,
     INPUTS,
     LAYER_FIELDS,
     LAYERS,
@@ -75,7 +74,7 @@ def _loss(shared, me, plan, layer, n, target, labels, losses):
         multiply_by_derivative(activation, count, m, dz + i * m, m, saved + i * m, m)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
-    return add_up(partial, chunks) if me[RANK] == 0 else 0.0
+    return mean_loss(plan[LOSS], n, m, partial, chunks) if me[RANK] == 0 else 0.0
 
 
 @jit

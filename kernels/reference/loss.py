@@ -18,7 +18,7 @@ def loss(network: Network, y: np.ndarray, target: np.ndarray, dy: np.ndarray | N
         case "half_mse":
             total = squared_error(y, target, dy)
             if dy is not None:
-                np.multiply(dy, 1 / len(y), out=dy)
+                np.divide(dy, len(y), out=dy)
             return total / (2 * len(y))
         case "cross_entropy":
             return _cross_entropy(y, target, dy)
@@ -47,7 +47,7 @@ def _cross_entropy(y: np.ndarray, target: np.ndarray, dy: np.ndarray | None) -> 
                 e[here] -= 1
             else:
                 np.subtract(e, target[rows], out=e)
-            np.multiply(e, 1 / n, out=e)
+            np.divide(e, n, out=e)
     return total / n
 
 
@@ -61,5 +61,5 @@ def _binary_cross_entropy(y: np.ndarray, target: np.ndarray, dy: np.ndarray | No
     if dy is not None:
         sigmoid(y, dy)
         np.subtract(dy, target, out=dy)
-        np.multiply(dy, 1 / y.size, out=dy)
+        np.divide(dy, y.size, out=dy)
     return total / y.size

@@ -15,7 +15,7 @@ def mse(y: np.ndarray, t: np.ndarray, gradient: np.ndarray | None = None) -> flo
     if count == 0:
         return float("nan")
     if gradient is not None:
-        np.multiply(gradient, 2.0 / count, out=gradient)
+        np.divide(gradient, count / 2, out=gradient)
     return total / count
 
 
