@@ -5,8 +5,8 @@
 
 if __name__ != "fastmlp.kernels":
     raise ImportError(
-        f"this folder is the package fastmlp.kernels, but was imported as {__name__!r}: that would make a second copy of "
-        "every compiled function. Write `import fastmlp.kernels` (after `pip install -e .` in a checkout)."
+        f"this folder is the package fastmlp.kernels, but was imported as {__name__!r}: that would make a second copy "
+        "of every compiled function. Write `import fastmlp.kernels` (after `pip install -e .` in a checkout)."
     )
 
 from .ops import bias_add, linear_backward_update, linear_forward, matmul, mse
