@@ -200,6 +200,8 @@ def test_inputs_that_are_the_weights_are_read_as_they_were(backend_name, rng):
     for _ in range(3):
         one.train_step(one.weights[0], one.weights[1])
         other.train_step(other.weights[0].copy(), other.weights[1].copy())
+    one.fit(one.weights[0], one.weights[1], epochs=3, batch_size=2)
+    other.fit(other.weights[0].copy(), other.weights[1].copy(), epochs=3, batch_size=2)
     assert one.parameters.tobytes() == other.parameters.tobytes()
 
 
