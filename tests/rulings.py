@@ -14,10 +14,15 @@ def assert_bounded(got, exact, factor, length, magnitude):
     assert (error <= bound).all(), f"error up to {np.max(error / bound):.3g} times the bound"
 
 
-def assert_no_worse(got, numpy_own, exact):
-    """Largest and root mean square error at most twice those of plain NumPy in the same dtype."""
+def assert_no_worse(got, numpy_own, exact, quantile=1.0):
+    """Largest and root mean square error at most twice those of plain NumPy in the same dtype.
+
+    Through a whole network the very largest error is luck: the same arithmetic in another order changes it twofold, and
+    its 99.9 % quantile by some percent. There `quantile` is 0.999.
+    """
     error, own = (np.abs(a.astype(np.float64) - exact) for a in (got, numpy_own))
-    assert error.max() <= 2 * own.max(), f"largest error {error.max():.3g}, NumPy's own {own.max():.3g}"
+    largest, own_largest = (np.quantile(a.astype(np.float64), quantile) for a in (error, own))
+    assert largest <= 2 * own_largest, f"largest error {largest:.3g}, NumPy's own {own_largest:.3g}"
     error, own = (np.sqrt(np.mean(a**2)) for a in (error, own))
     assert error <= 2 * own, f"RMS error {error:.3g}, NumPy's own {own:.3g}"
 
