@@ -10,7 +10,7 @@ from .linear_forward import linear_forward
 from .loss import loss
 from .matmul import matmul
 from .mse import mse
-from .team import threads_for
+from .team import get_num_threads, set_num_threads, threads_for
 from .train import gradients, train
 from .workspace import Workspace
 
@@ -18,12 +18,14 @@ __all__ = [
     "Workspace",
     "bias_add",
     "forward",
+    "get_num_threads",
     "gradients",
     "linear_backward_update",
     "linear_forward",
     "loss",
     "matmul",
     "mse",
+    "set_num_threads",
     "threads_for",
     "train",
 ]

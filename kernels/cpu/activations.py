@@ -1,4 +1,4 @@
-"""The activations and their derivatives on a block that is still in the cache: rows x columns with a stride between rows."""
+"""The activations and their derivatives on a block that is still in the cache: rows x columns, strided rows."""
 
 import math
 
@@ -126,8 +126,10 @@ def _gelu_back(dy, z):
 
 @jit
 def _silu_back(dy, z):
-    s = sigmoid(z)
-    return dy * (s * fma(z, 1.0 - s, 1.0))
+    small = exp(-absolute(z))
+    larger, smaller = 1.0 / (small + 1.0), small / (small + 1.0)
+    s, rest = select(z < 0.0, smaller, larger), select(z < 0.0, larger, smaller)
+    return dy * (s * fma(z, rest, 1.0))
 
 
 @jit

@@ -1,9 +1,9 @@
 """How kernels are compiled: `jit` for the pieces, `entry` for what Python calls, and the entries' cache on disk.
 
 Numba's own cache watches one source file a function and lets two writers swap entries. Here a folder stands for one
-state of all kernel sources, library versions and CPU, and a file for one function and signature, replaced atomically and
-carrying its own digest: a stale, torn or foreign entry is compiled again. Entries are pickles, which run code when read, so the
-folder must belong to this user alone (mode 0700).
+state of all kernel sources, library versions and CPU, and a file for one function and signature, replaced atomically
+and carrying its own digest: a stale, torn or foreign entry is compiled again. Entries are pickles, which run code when
+read, so the folder must belong to this user alone (mode 0700).
 """
 
 import contextlib
@@ -81,8 +81,8 @@ _compile = functools.partial(numba.njit, nogil=True, error_model="numpy")
 jit = _compile(pipeline_class=_PieceCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """A piece of a kernel, callable from other compiled code only.
 
-Numba would optimise and generate machine code for every function by itself and again in each of its callers, which costs
-several times what the entry alone does.
+Numba would optimise and generate machine code for every function by itself and again in each of its callers, which
+costs several times what the entry alone does.
 """
 
 

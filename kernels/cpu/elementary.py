@@ -1,9 +1,10 @@
 """exp, tanh, sigmoid, erf, softplus, sin and cos of whole vectors, float32 and float64.
 
 Each reduces its argument to a short interval (W. J. Cody and W. Waite, "Software Manual for the Elementary Functions",
-1980) and evaluates a minimax polynomial there; the coefficients were found with Remez' algorithm in 60-digit arithmetic and are
-good to a tenth of a rounding error. Errors are at most 2 units in the last place; tests/test_elementary.py measures them. NaN gives NaN, infinities give the limits, and results below the
-smallest normal number are rounded gradually.
+1980) and evaluates a minimax polynomial there; the coefficients were found with Remez' algorithm in 60-digit arithmetic
+and are good to a tenth of a rounding error. Errors are at most 2 units in the last place; tests/test_elementary.py
+measures them. NaN gives NaN, infinities give the limits, and results below the smallest normal number are rounded
+gradually.
 """
 
 from .compile import jit
@@ -26,7 +27,7 @@ _EXP = polynomial(
 
 @jit
 def exp(x):
-    """e**x: x = n ln 2 + r, e**r = 1 + r + r^2 P(r), times 2^n in two factors so that the ends of the range are reached.
+    """e**x: x = n ln 2 + r, e**r = 1 + r + r^2 P(r), times 2^n in two factors, which reach the ends of the range.
 
     What rounding takes from r and from 1 + r is added back.
     """
@@ -43,7 +44,9 @@ def exp(x):
 
 
 _TANH = polynomial(
-    float32=(-0.0062817735597491264, 0.021077293902635574, -0.053853753954172134, 0.13332600891590118, -0.33333319425582886),
+    float32=(
+        -0.0062817735597491264, 0.021077293902635574, -0.053853753954172134, 0.13332600891590118, -0.33333319425582886,
+    ),
     float64=(
         7.4573012849870184e-06, -3.298186732154887e-05, 9.398024651629126e-05, -0.00023822017198697605,
         0.0005898348162358442, -0.0014558061872011643, 0.0035921252055748434, -0.008863235339782038,
@@ -123,7 +126,7 @@ _ERF_END = constant(4.0, 6.0)
 
 @jit
 def erf(x):
-    """The error function: x + x P(x^2) up to 1, then 1 - e^(-t Q(t)) with t = |x|, which is 1 to the last bit at the end."""
+    """The error function: x + x P(x^2) up to 1, then 1 - e^(-t Q(t)), t = |x|, which is 1 to the last bit."""
     size = absolute(x)
     near = fma(x, _ERF_NEAR(x * x), x)
     t = select(size > _ERF_END(x), _ERF_END(x), size)
@@ -174,11 +177,11 @@ def _sine_from(x, quarter_turns):
 
 @jit
 def sin(x):
-    """sin(x), |x| at most SINE_END."""
+    """The sine of x, |x| at most SINE_END."""
     return _sine_from(x, 0.0)
 
 
 @jit
 def cos(x):
-    """cos(x), |x| at most SINE_END."""
+    """The cosine of x, |x| at most SINE_END."""
     return _sine_from(x, 1.0)

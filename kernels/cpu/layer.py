@@ -42,8 +42,8 @@ def _after_input_gradient(i, j, rows, columns, block, block_row, extras):
 def input_gradient(shared, me, n, k, m, dz, w, dx, activation, saved, zeros, packed, capacity, scratch):
     """dx[n, k] = dz[n, m] w[k, m]^T * activation'(saved[n, k]): dJ/dz of the layer before."""
     product(
-        shared, me, n, k, m, dz, m, 1, w, m, True, zeros, 0, 0, dx, k, floor_of(IDENTITY, dx), packed, capacity, scratch,
-        _after_input_gradient, (activation, saved, k),
+        shared, me, n, k, m, dz, m, 1, w, m, True, zeros, 0, 0, dx, k, floor_of(IDENTITY, dx),
+        packed, capacity, scratch, _after_input_gradient, (activation, saved, k),
     )  # fmt: skip
 
 

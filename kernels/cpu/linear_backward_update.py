@@ -31,8 +31,8 @@ def _activation_gradient(shared, me, n, m, activation, dy, saved, dz):
 
 @entry
 def _linear_backward_update(
-    zeros, packed, scratch, settings, updates, n, k, m, x_address, w_address, b_address, saved, dy, dz_address, dx, state,
-    activation, shared_array, size, rank,
+    zeros, packed, scratch, settings, updates, n, k, m, x_address, w_address, b_address, saved, dy, dz_address, dx,
+    state, activation, shared_array, size, rank,
 ):  # fmt: skip
     shared = pointer(shared_array)
     me = private(shared, size, rank)

@@ -23,7 +23,7 @@ MSE, HALF_MSE, CROSS_ENTROPY, BINARY_CROSS_ENTROPY = (
 )
 
 LEAST_ROWS, MOST_CHUNKS = 32, 1024
-"""A chunk has at least so many rows, and a batch at most so many chunks: room for MOST_CHUNKS partial sums is enough."""
+"""A chunk has at least so many rows, and a batch at most so many chunks: MOST_CHUNKS partial sums are enough."""
 
 
 @jit
@@ -38,7 +38,7 @@ RUN = 16
 
 @jit
 def _add(total, lost, part):
-    """total + part, and what rounding has taken from the total so far (A. Neumaier, 1974)."""
+    """The new total, and what rounding has taken from it so far (A. Neumaier, 1974)."""
     new = total + part
     if abs(total) >= abs(part):
         return new, lost + ((total - new) + part)
@@ -47,7 +47,7 @@ def _add(total, lost, part):
 
 @jit
 def _corrected(total, lost):
-    """total + lost; where the total has overflowed, what it lost means nothing."""
+    """The total with what it lost given back; where it has overflowed, what it lost means nothing."""
     return total + lost if abs(total) < math.inf else total
 
 
@@ -69,7 +69,7 @@ def _squares(count, y, t, dy, wants_gradient, divisor):
 
 @jit
 def _binary(count, y, t, dy, wants_gradient, divisor):
-    """Sum of log(1 + e^y) - t y = (max(y, 0) - t y) + log(1 + e^-|y|) over `count` elements; dy = (sigmoid(y) - t) / divisor."""
+    """Sum of (max(y, 0) - t y) + log(1 + e^-|y|) over `count` elements; dy = (sigmoid(y) - t) / divisor."""
     total, lost = 0.0, 0.0
     for start in range(0, count, RUN * lanes(y)):
         part = 0.0
@@ -121,7 +121,7 @@ def _softmax_row(m, y, t, label, dy, wants_gradient, divisor):
 
 @jit
 def rows_loss(loss, n, rows, m, y, t, labels, dy, wants_gradient):
-    """What these rows of y[rows, m] contribute to a batch's J, not yet divided by its size; dJ/dy to dy[rows, m] if wanted.
+    """What these rows of y[rows, m] add to a batch's J, not yet divided by its size; dJ/dy to dy[rows, m] if wanted.
 
     The targets are t[rows, m], or for cross-entropy labels[rows] where that pointer is not 0.
     """

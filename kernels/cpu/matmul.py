@@ -21,8 +21,8 @@ def _matmul(zeros, packed, scratch, n, k, m, a_address, a_row, a_step, b_address
         like = pointer(zeros)
         a, b, out = pointer_at(a_address, like), pointer_at(b_address, like), pointer_at(out_address, like)
         product(
-            shared, me, n, m, k, a, a_row, a_step, b, b_step, b_transposed, like, 0, 0, out, m, floor_of(IDENTITY, like),
-            pointer(packed), packed.size, pointer(scratch), nothing_after, 0,
+            shared, me, n, m, k, a, a_row, a_step, b, b_step, b_transposed, like, 0, 0, out, m,
+            floor_of(IDENTITY, like), pointer(packed), packed.size, pointer(scratch), nothing_after, 0,
         )  # fmt: skip
     leave(shared, me)
 

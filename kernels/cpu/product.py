@@ -1,8 +1,9 @@
-"""Matrix products: C = A B by register tiles, the one routine behind matmul and every layer's forward and backward pass.
+"""Matrix products: C = A B by register tiles, the one routine behind matmul and every layer's passes.
 
-A is read element by element, so any strides do: A(i, k) lies at a[i * a_row + k * a_step]. B is read by vectors: B(k, j) lies
-at b[k * b_step + j], or, packed, in panels of PANEL vectors' width that are contiguous along k. A tile of C stays in registers
-while k runs over one block of BLOCK_DEPTH; longer sums are added block by block, which also bounds their rounding error.
+A is read element by element, so any strides do: A(i, k) lies at a[i * a_row + k * a_step]. B is read by vectors:
+B(k, j) lies at b[k * b_step + j], or, packed, in panels of PANEL vectors' width that are contiguous along k. A tile of
+C stays in registers while k runs over one block of at most BLOCK_DEPTH; longer sums are added block by block, which
+also bounds their rounding error.
 
 Tiling after K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), and BLIS.
 """
@@ -33,11 +34,11 @@ PANEL = 2
 """Vectors across a tile: two, so that each element of A that is loaded feeds two multiply-adds."""
 
 TALL, MEDIUM, SHORT = (12, 8, 4) if VECTOR_BYTES == 64 else (6, 4, 2)
-"""Rows of a tile. rows * PANEL accumulators, PANEL vectors of B and one of A must fit the registers: 32 with AVX-512, else 16;
-12 and its remainders 8 and 4 leave no slow rest for sizes that are multiples of 4. A last tile of 1 row does the rest."""
+"""Rows of a tile. rows * PANEL accumulators, PANEL vectors of B and one of A must fit the registers: 32 with AVX-512,
+else 16; 12 and its remainders 8 and 4 leave no slow rest for multiples of 4. Tiles of 1 row do the rest."""
 
 BLOCK_DEPTH = 256
-"""Steps of k between visits to C: a panel of B (256 x 32 float32 = 32 KiB) streams from L2 while A's rows stay in L1."""
+"""Steps of k between visits to C: a panel of B (256 x 32 float32 = 32 KiB) comes from L2, the tile's A stays in L1."""
 
 
 def _tile_kernel(rows, columns):
@@ -139,7 +140,7 @@ def _dot(depth, a, b):
 def _multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floor):
     """c[rows] = max(a b + start, floor) for one contiguous column of B, whose tiles would use one lane in each vector.
 
-    Rows of A that are contiguous are multiplied by dot products; else A's columns are, and C is found as the row C^T = B^T A^T.
+    Contiguous rows of A take dot products; else A's columns are contiguous, and C is the row C^T = B^T A^T.
     """
     if a_step == 1:
         for i in range(rows):
@@ -203,7 +204,7 @@ def _block_rows(rows):
 def _pack_panel(depth, columns, b, b_step, packed):
     """packed[depth, PANEL vectors] = the first `columns` columns at b, zeros beyond them."""
     count = lanes(b)
-    for k in range(depth):
+    for _ in range(depth):
         store(packed, load_first(b, columns))
         store(packed + count, load_first(b + count, columns - count))
         b += b_step
@@ -252,7 +253,7 @@ def product(
 ):  # fmt: skip
     """Phases of a whole product: C[rows, columns] = max(A B + start, floor), block by block.
 
-    B is b[depth, columns] with `b_step` elements between rows, or where `transposed` is 1 it is stored as b[columns, depth].
+    B is b[depth, columns] with `b_step` elements between rows; where `transposed` it is stored as b[columns, depth].
     start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of panels.
     A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
     after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows.
@@ -260,7 +261,8 @@ def product(
     group = PANEL * lanes(c)
     block_columns = BLOCK_PANELS * group
     block_rows = _block_rows(rows)
-    packs = columns > 1 and (transposed or (rows >= PACK_ROWS and depth * columns >= PACK_SIZE and depth * group <= capacity))
+    pays = rows >= PACK_ROWS and depth * columns >= PACK_SIZE and depth * group <= capacity
+    packs = columns > 1 and (transposed or pays)
     slab = max(capacity // max(depth, 1) // group * group, group) if packs else max(columns, 1)
     for slab_start in range(0, columns, slab):
         slab_columns = min(slab, columns - slab_start)

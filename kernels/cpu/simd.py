@@ -1,8 +1,8 @@
 """Pointers, vectors and register tiles as first-class Numba values, so that kernels read as plain loops.
 
-A `Pointer` walks elements like a C pointer. A `Vector` is as many elements as one register of this CPU holds; arithmetic
-and comparison operators work lane by lane and mix with Python scalars. A `Tile` is rows x columns vectors, the
-accumulators of a matrix product, which LLVM keeps in registers. Everything here is usable inside `@njit` code only.
+A `Pointer` walks elements like a C pointer. A `Vector` is as many elements as one register of this CPU holds;
+arithmetic and comparison operators work lane by lane and mix with Python scalars. A `Tile` is rows x columns vectors,
+the accumulators of a matrix product, which LLVM keeps in registers. All of it is for compiled code only.
 
 One source serves every instruction set: the register width in bytes is chosen once a process (64: AVX-512, 32: AVX2,
 16: SSE2 and NEON) and can be overridden by the environment variable FASTMLP_VECTOR_BYTES.
@@ -366,7 +366,7 @@ def power_of_two(typingctx, n):
 
 
 def polynomial(float32, float64):
-    """A function that evaluates a polynomial of a vector by Horner's rule, coefficients from the highest degree down."""
+    """A function that evaluates a polynomial of a vector by Horner's rule; the highest coefficient comes first."""
     coefficients = {32: float32, 64: float64}
 
     @intrinsic

@@ -1,15 +1,16 @@
 """The team: threads that run one compiled function together.
 
 Every member runs the same function over the same phases. A phase is cut into chunks by shape alone; members claim
-chunks, first from their own share and then from the others', so a member that comes late, or not at all, costs time but never
-correctness, and no result depends on who computed what. All counters only grow, so none is ever reset between phases.
+chunks, first from their own share and then from the others', so a member that comes late, or not at all, costs time but
+never correctness, and no result depends on who computed what. All counters only grow, so none is ever reset between
+phases.
 
-The threads are Python threads parked on a lock outside compiled code. They vanish in a forked child, which starts its own when it
-first needs them; a caller that finds the team busy (another thread, a nested call) runs alone.
+The threads are Python threads parked on a lock outside compiled code. They vanish in a forked child, which starts its
+own when it first needs them; a caller that finds the team busy (another thread, a nested call) runs alone.
 
-Shared counters, one cache line each (int64 x 8): 0 chunks done, 1 opened by member 0, 2 closed, 3 entered, 4 left, 5 + r chunks
-claimed of member r's share. A member's private counters: 0 rank, 1 size, 2 chunks done when this phase is over, 3 chunks this member did in this
-phase, 4 + r chunks claimed of r's share before this phase.
+Shared counters, one cache line each (int64 x 8): 0 chunks done, 1 opened by member 0, 2 closed, 3 entered, 4 left,
+5 + r chunks claimed of member r's share. A member's private counters: 0 rank, 1 size, 2 chunks done when this phase is
+over, 3 chunks this member did in this phase, 4 + r chunks claimed of r's share before this phase.
 """
 
 import contextlib
@@ -122,7 +123,7 @@ def _private_length(size):
 
 @jit
 def private(shared, size, rank):
-    """This member's private counters, all zero but rank and size; they lie behind the shared ones."""
+    """A member's private counters, all zero but rank and size; they lie behind the shared ones."""
     me = shared + ((CLAIMS + size) * LINE + rank * _private_length(size))
     for index in range(BASES + size):
         me[index] = 0
@@ -211,7 +212,7 @@ _chosen_threads: int | None = None
 
 
 def get_num_threads() -> int:
-    """Threads a large enough call uses: set_num_threads', else FASTMLP_NUM_THREADS, else every core this process may use."""
+    """Threads a large enough call uses: as set, else FASTMLP_NUM_THREADS, else every core this process may use."""
     if _chosen_threads is not None:
         return _chosen_threads
     asked = os.environ.get("FASTMLP_NUM_THREADS")
@@ -230,7 +231,7 @@ def set_num_threads(count: int | None) -> None:
 
 
 PARALLEL_FLOPS, PARALLEL_STEP = 8_000_000, 2_000_000
-"""Work of a call, and of each of its steps, below which waking (10 us) and meeting (1 us a phase) cost more than they save."""
+"""FLOPs of a call, and of each of its steps, below which waking (10 us) and meeting (1 us a phase) cost too much."""
 
 
 def threads_for(step_flops: int, steps: int = 1) -> int:

@@ -41,7 +41,7 @@ GATHER_ROWS = 64
 
 @jit
 def _gather(shared, me, n, order, x, k, batch_x, target, m, batch_target, labels, batch_labels):
-    """A phase: rows order[0:n] of x[N, k] and of the targets to the batch's own buffers. Either kind of target may be 0."""
+    """A phase: rows order[0:n] of x[N, k] and of the targets to the batch's own buffers; labels 0 means target."""
     chunks = -(-n // GATHER_ROWS)
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
@@ -94,7 +94,7 @@ def _forward(shared, me, plan, layers, n, x, parameters):
 
 @jit
 def _backward(shared, me, plan, layers, n, x, parameters, state, size, settings, updates):
-    """Every layer from the last: first dJ/dz of the layer below, by the weights as they were, then this layer's update."""
+    """Every layer from the last: dJ/dz of the layer below, by the weights as they were, then this layer's update."""
     packed, scratch, zeros = pointer_at(plan[PACKED], x), pointer_at(plan[SCRATCH], x), pointer_at(plan[ZEROS], x)
     for index in range(plan[LAYERS] - 1, -1, -1):
         layer = layers + index * LAYER_FIELDS
@@ -173,8 +173,8 @@ def _run(
 ) -> None:
     target_address, label_address = (0, address(target)) if target.ndim == 1 else (address(target), 0)
     arguments = (
-        parameters, state, settings, losses, workspace.layers, workspace.plan, address(x), target_address, label_address,
-        0 if order is None else address(order), len(x), start, batch_size, updates,
+        parameters, state, settings, losses, workspace.layers, workspace.plan,
+        address(x), target_address, label_address, 0 if order is None else address(order), len(x), start, batch_size, updates,
     )  # fmt: skip
     flops = step_flops(network.widths, min(batch_size, len(x)))
     run(_train, arguments, min(threads_for(flops, len(losses)), workspace.products.threads))
@@ -212,8 +212,6 @@ def gradients(
     if len(x) == 0:
         gradient[:] = np.nan
         return float("nan")
-    _run(
-        network, settings_of(Optimizer(), GRADIENT_CODE), parameters, gradient[None], 0, x, target, None, 0, len(x), losses,
-        workspace,
-    )  # fmt: skip
+    settings = settings_of(Optimizer(), GRADIENT_CODE)
+    _run(network, settings, parameters, gradient[None], 0, x, target, None, 0, len(x), losses, workspace)
     return float(losses[0])

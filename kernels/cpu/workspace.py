@@ -10,23 +10,23 @@ from .simd import VECTOR_BYTES
 from .team import get_num_threads
 
 INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIAS, OUTPUT, SAVED, LAYER_FIELDS = range(8)
-"""Places in a layer's row of `Workspace.layers`: widths, activation code, offsets in the flat buffer, and the addresses of
-y[rows, outputs] and of what the derivative needs (y itself, or z)."""
+"""Places in a layer's row of `Workspace.layers`: widths, activation code, offsets in the flat buffer, and the addresses
+of y[rows, outputs] and of what the derivative needs (y itself, or z)."""
 
 (
     LAYERS, LOSS, ROWS, BATCH_X, BATCH_TARGET, BATCH_LABELS, GRADIENT0, GRADIENT1, PARTIAL,
     PACKED, CAPACITY, SCRATCH, ZEROS, PLAN_FIELDS,
 ) = range(14)  # fmt: skip
-"""Places in `Workspace.plan`: counts and codes, then addresses. GRADIENT0 and GRADIENT1 hold dJ/dz of even and odd layers."""
+"""Places in `Workspace.plan`: counts, codes, addresses. GRADIENT0 and GRADIENT1 hold dJ/dz of even and odd layers."""
 
 
 def address(array: np.ndarray) -> int:
-    """The address of an array's first byte; unlike the array itself, it looks the same to compiled code if read-only."""
+    """The address of an array's first byte: compiled code is specialised on arrays, read-only or not, but not on it."""
     return array.__array_interface__["data"][0]
 
 
 class Products:
-    """What `product` needs besides its operands: room for packed panels, each thread's block, and zeros to start from."""
+    """What `product` needs besides its operands: room for packed panels, each thread's block, zeros to start from."""
 
     def __init__(self, dtype: np.dtype, shapes: list[tuple[int, int]]):
         """`shapes` are the (depth, columns) of every B that will be multiplied."""
