@@ -8,7 +8,18 @@ gradually.
 """
 
 from .compile import jit
-from .simd import absolute, constant, copysign, floor, fma, polynomial, power_of_two, round_to_even, select
+from .simd import (
+    absolute,
+    binary_exponent,
+    constant,
+    copysign,
+    floor,
+    fma,
+    polynomial,
+    power_of_two,
+    round_to_even,
+    select,
+)
 
 LOG2_E = 1.4426950408889634
 _LN2_HIGH = constant(0.693359375, 0.6931471803691238)
@@ -94,6 +105,18 @@ def log1p_exp_minus(x):
 def softplus(x):
     """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)."""
     return select(x < 0.0, 0.0, x) + log1p_exp_minus(x)
+
+
+@jit
+def log(x):
+    """The natural logarithm of positive normal x = 2^n f: n ln 2 + 2 artanh((f - 1) / (f + 1)), f near 1."""
+    n = binary_exponent(x)
+    f = x * power_of_two(-n)
+    high = f > 1.4142135
+    n, f = select(high, n + 1.0, n), select(high, f * 0.5, f)
+    s = (f - 1.0) / (f + 1.0)
+    square = s * s
+    return fma(n, _LN2_HIGH(x), fma(n, _LN2_LOW(x), fma(s * square, _LOG1P(square), s + s)))
 
 
 _ERF_NEAR = polynomial(

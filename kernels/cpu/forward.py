@@ -7,8 +7,7 @@ from ..network import Network
 from .compile import entry
 from .layer import forward_layer
 from .simd import pointer, pointer_at
-from .team import enter, leave, private, run, threads_for
-from .workspace import (
+from .tables import (
     ACTIVATION,
     BIAS,
     CAPACITY,
@@ -21,9 +20,9 @@ from .workspace import (
     ROWS,
     SCRATCH,
     WEIGHTS,
-    Workspace,
-    address,
 )
+from .team import enter, leave, private, run, threads_for
+from .workspace import Workspace, address
 
 
 @entry

@@ -15,7 +15,10 @@ from .simd import (
     select,
     store_first,
     sum_lanes,
-    sum_squares,
+    wide_add,
+    wide_add_square,
+    wide_total,
+    wide_zeros,
 )
 
 MSE, HALF_MSE, CROSS_ENTROPY, BINARY_CROSS_ENTROPY = (
@@ -32,12 +35,12 @@ def chunk_rows(n):
     return max(LEAST_ROWS, -(-n // MOST_CHUNKS))
 
 
-RUN = 16
-"""Vectors whose sum is formed before it is added to the total: rounding errors grow with the length of a sum."""
+RUN = 64
+"""Vectors whose lanes are summed before they are added to the total: rounding errors grow with the length of a sum."""
 
 
 @jit
-def _add(total, lost, part):
+def add_exactly(total, lost, part):
     """The new total, and what rounding has taken from it so far (A. Neumaier, 1974)."""
     new = total + part
     if abs(total) >= abs(part):
@@ -46,7 +49,7 @@ def _add(total, lost, part):
 
 
 @jit
-def _corrected(total, lost):
+def corrected(total, lost):
     """The total with what it lost given back; where it has overflowed, what it lost means nothing."""
     return total + lost if abs(total) < math.inf else total
 
@@ -56,15 +59,15 @@ def _squares(count, y, t, dy, wants_gradient, divisor):
     """Sum of (y - t)^2 over `count` elements; dy = (y - t) / divisor."""
     total, lost = 0.0, 0.0
     for start in range(0, count, RUN * lanes(y)):
-        part = 0.0
+        part = wide_zeros(y)
         for j in range(start, min(count, start + RUN * lanes(y)), lanes(y)):
             width = min(lanes(y), count - j)
             difference = load_first(y + j, width) - load_first(t + j, width)
-            part += sum_squares(difference)
+            part = wide_add_square(part, difference)
             if wants_gradient:
                 store_first(dy + j, difference / divisor, width)
-        total, lost = _add(total, lost, part)
-    return _corrected(total, lost)
+        total, lost = add_exactly(total, lost, wide_total(part))
+    return corrected(total, lost)
 
 
 @jit
@@ -72,16 +75,16 @@ def _binary(count, y, t, dy, wants_gradient, divisor):
     """Sum of (max(y, 0) - t y) + log(1 + e^-|y|) over `count` elements; dy = (sigmoid(y) - t) / divisor."""
     total, lost = 0.0, 0.0
     for start in range(0, count, RUN * lanes(y)):
-        part = 0.0
+        part = wide_zeros(y)
         for j in range(start, min(count, start + RUN * lanes(y)), lanes(y)):
             width = min(lanes(y), count - j)
             logit, target = load_first(y + j, width), load_first(t + j, width)
             value = (select(logit < 0.0, 0.0, logit) - target * logit) + log1p_exp_minus(logit)
-            part += sum_lanes(keep_first(value, width, 0.0))
+            part = wide_add(part, keep_first(value, width, 0.0))
             if wants_gradient:
                 store_first(dy + j, (sigmoid(logit) - target) / divisor, width)
-        total, lost = _add(total, lost, part)
-    return _corrected(total, lost)
+        total, lost = add_exactly(total, lost, wide_total(part))
+    return corrected(total, lost)
 
 
 @jit
@@ -135,8 +138,8 @@ def rows_loss(loss, n, rows, m, y, t, labels, dy, wants_gradient):
     for i in range(rows):
         label = labels[i] if address_of(labels) != 0 else -1
         part = _softmax_row(m, y + i * m, t + i * m, label, dy + i * m, wants_gradient, n)
-        total, lost = _add(total, lost, part)
-    return _corrected(total, lost)
+        total, lost = add_exactly(total, lost, part)
+    return corrected(total, lost)
 
 
 @jit
@@ -144,8 +147,8 @@ def mean_loss(loss, n, m, partial, chunks):
     """J of a batch of n from its chunks' sums, added first to last."""
     total, lost = 0.0, 0.0
     for chunk in range(chunks):
-        total, lost = _add(total, lost, partial[chunk])
-    total = _corrected(total, lost)
+        total, lost = add_exactly(total, lost, partial[chunk])
+    total = corrected(total, lost)
     if loss == CROSS_ENTROPY:
         return total / n
     return total / (2 * n) if loss == HALF_MSE else total / (n * m)

@@ -57,13 +57,13 @@ def _tile_kernel(rows, columns):
     return multiply
 
 
-def _row_kernel(columns):
-    """The micro-kernel for one row: four chains of sums along k, since one row alone has too few independent sums."""
+def _chained_kernel(rows, columns):
+    """The micro-kernel for small tiles: four chains of sums along k, for a multiply-add waits 4 cycles for the last."""
 
     @jit
     def multiply(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
-        first, second = tile_zeros(1, columns, c), tile_zeros(1, columns, c)
-        third, fourth = tile_zeros(1, columns, c), tile_zeros(1, columns, c)
+        first, second = tile_zeros(rows, columns, c), tile_zeros(rows, columns, c)
+        third, fourth = tile_zeros(rows, columns, c), tile_zeros(rows, columns, c)
         for _ in range(depth // 4):
             first = tile_multiply_add(first, a, a_row, b, width)
             second = tile_multiply_add(second, a + a_step, a_row, b + b_step, width)
@@ -83,8 +83,8 @@ def _row_kernel(columns):
 
 _tall_wide, _tall_narrow = _tile_kernel(TALL, 2), _tile_kernel(TALL, 1)
 _medium_wide, _medium_narrow = _tile_kernel(MEDIUM, 2), _tile_kernel(MEDIUM, 1)
-_short_wide, _short_narrow = _tile_kernel(SHORT, 2), _tile_kernel(SHORT, 1)
-_single_wide, _single_narrow = _row_kernel(2), _row_kernel(1)
+_short_wide, _short_narrow = _tile_kernel(SHORT, 2), _chained_kernel(SHORT, 1)
+_single_wide, _single_narrow = _chained_kernel(1, 2), _chained_kernel(1, 1)
 
 
 @jit
@@ -194,10 +194,16 @@ CHUNKS_OF_ROWS = 8
 """Fewer rows than this many chunks are cut finer, so that two to eight threads share a small product evenly."""
 
 
+CHUNK_WORK = 32768
+"""Multiply-adds of a chunk at least, about 300 ns: claiming one costs 10."""
+
+
 @jit
-def _block_rows(rows):
+def _block_rows(rows, columns, depth):
     """Rows of a chunk, from the shape alone."""
-    return TALL * min(max(-(-rows // TALL) // CHUNKS_OF_ROWS, 1), BLOCK_TILES)
+    tiles = -(-rows // TALL)
+    least = -(-CHUNK_WORK // max(TALL * columns * depth, 1))
+    return TALL * min(max(tiles // CHUNKS_OF_ROWS, least, 1), BLOCK_TILES)
 
 
 @jit
@@ -260,7 +266,7 @@ def product(
     """
     group = PANEL * lanes(c)
     block_columns = BLOCK_PANELS * group
-    block_rows = _block_rows(rows)
+    block_rows = _block_rows(rows, min(columns, block_columns), depth)
     pays = rows >= PACK_ROWS and depth * columns >= PACK_SIZE and depth * group <= capacity
     packs = columns > 1 and (transposed or pays)
     slab = max(capacity // max(depth, 1) // group * group, group) if packs else max(columns, 1)

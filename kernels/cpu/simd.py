@@ -85,6 +85,14 @@ class Tile(types.Type):
         super().__init__(name=f"Tile({dtype}x{lanes_of(dtype)},{rows},{columns})")
 
 
+class Wide(types.Type):
+    """A sum for each lane of a vector, in float64 whatever the vector's type."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(name=f"Wide({dtype}x{lanes_of(dtype)})")
+
+
 @register_model(Pointer)
 class _PointerModel(models.PrimitiveModel):
     def __init__(self, manager, fe_type):
@@ -101,6 +109,16 @@ class _VectorModel(models.PrimitiveModel):
 class _MaskModel(models.PrimitiveModel):
     def __init__(self, manager, fe_type):
         super().__init__(manager, fe_type, ir.VectorType(I1, lanes_of(fe_type.dtype)))
+
+
+def _llvm_wide(dtype: types.Float) -> ir.VectorType:
+    return ir.VectorType(ir.DoubleType(), lanes_of(dtype))
+
+
+@register_model(Wide)
+class _WideModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, _llvm_wide(fe_type.dtype))
 
 
 @register_model(Tile)
@@ -365,6 +383,20 @@ def power_of_two(typingctx, n):
     return n(n), codegen
 
 
+@intrinsic
+def binary_exponent(typingctx, x):
+    """The n for which positive normal x lies in [2**n, 2**(n+1)), as floats."""
+
+    def codegen(context, builder, sig, args):
+        bits, mantissa, bias = (32, 23, 127) if sig.args[0].dtype.bitwidth == 32 else (64, 52, 1023)
+        vector = args[0].type
+        integers = ir.VectorType(ir.IntType(bits), vector.count)
+        raw = builder.lshr(builder.bitcast(args[0], integers), ir.Constant(integers, [mantissa] * vector.count))
+        return builder.sitofp(builder.sub(raw, ir.Constant(integers, [bias] * vector.count)), vector)
+
+    return x(x), codegen
+
+
 def polynomial(float32, float64):
     """A function that evaluates a polynomial of a vector by Horner's rule; the highest coefficient comes first."""
     coefficients = {32: float32, 64: float64}
@@ -518,14 +550,37 @@ def sum_lanes(typingctx, x):
 
 
 @intrinsic
-def sum_squares(typingctx, x):
-    """The sum of the squares of a vector's lanes, squared, added and returned as float64."""
+def wide_zeros(typingctx, p):
+    """Sums that are all zero, for vectors of p's element type."""
+    wide = Wide(p.dtype)
+    return wide(p), lambda context, builder, sig, args: ir.Constant(_llvm_wide(wide.dtype), None)
+
+
+@intrinsic
+def wide_add(typingctx, sums, x):
+    """Add each lane of a vector to its sum."""
 
     def codegen(context, builder, sig, args):
-        wide = _widened(builder, args[0])
-        return _reduce(builder, builder.fmul(wide, wide), builder.fadd)
+        return builder.fadd(args[0], _widened(builder, args[1]))
 
-    return types.float64(x), codegen
+    return sums(sums, x), codegen
+
+
+@intrinsic
+def wide_add_square(typingctx, sums, x):
+    """Add the square of each lane, which float64 holds exactly for float32, to its sum."""
+
+    def codegen(context, builder, sig, args):
+        value = _widened(builder, args[1])
+        return builder.fadd(args[0], builder.fmul(value, value))
+
+    return sums(sums, x), codegen
+
+
+@intrinsic
+def wide_total(typingctx, sums):
+    """The total of all lanes' sums."""
+    return types.float64(sums), lambda context, builder, sig, args: _reduce(builder, args[0], builder.fadd)
 
 
 @intrinsic
@@ -633,6 +688,92 @@ def tile_multiply_add(typingctx, tile, a, a_row, b, width):
         return value
 
     return tile(tile, a, types.intp, b, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_splat(typingctx, rows, columns, p, row_stride):
+    """A tile whose rows are filled with the elements p[0], p[row_stride], ..."""
+    if not isinstance(rows, types.IntegerLiteral) or not isinstance(columns, types.IntegerLiteral):
+        return None
+    tile = Tile(p.dtype, rows.literal_value, columns.literal_value)
+
+    def codegen(context, builder, sig, args):
+        vector = _llvm_vector(tile.dtype)
+        value = ir.Constant(ir.ArrayType(vector, tile.rows * tile.columns), ir.Undefined)
+        for row in range(tile.rows):
+            scalar = builder.load(builder.gep(args[2], [builder.mul(args[3], I64(row))]))
+            repeated = _splat(builder, scalar, vector.count)
+            for column in range(tile.columns):
+                value = builder.insert_value(value, repeated, row * tile.columns + column)
+        return value
+
+    return tile(rows, columns, p, types.intp), codegen
+
+
+@intrinsic
+def tile_dot_add(typingctx, tile, a, a_row, b, b_row, width):
+    """Element (i, j), a vector, += the vector at row i of a times that at row j of b, in their first `width` lanes."""
+
+    def codegen(context, builder, sig, args):
+        value, a, a_row, b, b_row, width = args
+        vector = _llvm_vector(tile.dtype)
+        mask = _lane_mask(builder, width, vector.count)
+        a_vectors, b_vectors = (
+            [_masked_load(builder, builder.gep(p, [builder.mul(step, I64(row))]), mask, vector) for row in range(count)]
+            for p, step, count in ((a, a_row, tile.rows), (b, b_row, tile.columns))
+        )
+        for index in range(tile.rows * tile.columns):
+            operands = [a_vectors[index // tile.columns], b_vectors[index % tile.columns]]
+            new = _intrinsic_call(builder, "fma", vector, [*operands, builder.extract_value(value, index)])
+            value = builder.insert_value(value, new, index)
+        return value
+
+    return tile(tile, a, types.intp, b, types.intp, types.intp), codegen
+
+
+@intrinsic
+def tile_lane_sums(typingctx, tile, p):
+    """Write the sum of each vector's lanes, rows * columns numbers side by side, to p; the same tree for each.
+
+    Vectors are folded in pairs, half of the lanes of one onto half of the other's, until one vector holds all the sums.
+    """
+
+    def codegen(context, builder, sig, args):
+        value, base = args
+        vector = _llvm_vector(tile.dtype)
+        indices = ir.VectorType(I32, vector.count)
+        zero = ir.Constant(vector, None)
+        total = tile.rows * tile.columns
+        for start in range(0, total, vector.count):
+            count = min(vector.count, total - start)
+            folded = [builder.extract_value(value, start + index) for index in range(count)]
+            folded += [zero] * (vector.count - count)
+            half = vector.count // 2
+            while half:
+                upper, lower = (
+                    ir.Constant(
+                        indices,
+                        [
+                            (vector.count + lane - half + shift if lane & half else lane + shift)
+                            for lane in range(vector.count)
+                        ],
+                    )
+                    for shift in (0, half)
+                )
+                folded = [
+                    builder.fadd(builder.shuffle_vector(a, b, upper), builder.shuffle_vector(a, b, lower))
+                    for a, b in zip(folded[:half], folded[half:], strict=True)
+                ]
+                half //= 2
+            _masked_store(
+                builder,
+                folded[0],
+                builder.gep(base, [I64(start)]),
+                ir.Constant(ir.VectorType(I1, vector.count), [lane < count for lane in range(vector.count)]),
+            )
+        return context.get_dummy_value()
+
+    return types.void(tile, p), codegen
 
 
 @intrinsic

@@ -4,14 +4,14 @@ import numpy as np
 
 from ..contract import GRADIENT_CODE, OPTIMIZERS, step_flops
 from ..network import Network, Optimizer
+from .across import train_across
 from .activations import copy_block, multiply_by_derivative
 from .compile import entry, jit
 from .layer import forward_layer, input_gradient, update_layer
 from .losses import chunk_rows, mean_loss, rows_loss
 from .optimizers import settings_of
 from .simd import address_of, pointer, pointer_at
-from .team import RANK, claim, enter, finish, leave, private, run, threads_for
-from .workspace import (
+from .tables import (
     ACTIVATION,
     BATCH_LABELS,
     BATCH_TARGET,
@@ -31,9 +31,9 @@ from .workspace import (
     SCRATCH,
     WEIGHTS,
     ZEROS,
-    Workspace,
-    address,
 )
+from .team import RANK, claim, enter, finish, leave, private, run, threads_for
+from .workspace import Workspace, address
 
 GATHER_ROWS = 64
 """Rows of a batch that one chunk gathers."""
@@ -172,12 +172,15 @@ def _run(
     workspace: Workspace,
 ) -> None:
     target_address, label_address = (0, address(target)) if target.ndim == 1 else (address(target), 0)
+    function, (layers, plan) = (
+        (_train, (workspace.layers, workspace.plan)) if workspace.across is None else (train_across, workspace.across)
+    )
     arguments = (
-        parameters, state, settings, losses, workspace.layers, workspace.plan,
-        address(x), target_address, label_address, 0 if order is None else address(order), len(x), start, batch_size, updates,
+        parameters, state, settings, losses, layers, plan, address(x), target_address, label_address,
+        0 if order is None else address(order), len(x), start, batch_size, updates,
     )  # fmt: skip
     flops = step_flops(network.widths, min(batch_size, len(x)))
-    run(_train, arguments, min(threads_for(flops, len(losses)), workspace.products.threads))
+    run(function, arguments, min(threads_for(flops, len(losses)), workspace.products.threads))
 
 
 def train(

@@ -1,23 +1,38 @@
-"""Everything a run needs besides its arguments: buffers, and the integer tables by which compiled code finds them."""
+"""Everything a run needs besides its arguments: buffers, and the tables by which compiled code finds them."""
 
 import numpy as np
 
 from ..contract import ACTIVATIONS, LOSSES
 from ..network import Network, aligned_zeros
+from .across import BLOCK_ROWS, SIDE, chunk_rows, padded_rows, runs_across
 from .losses import MOST_CHUNKS
 from .product import PANEL, pack_capacity, scratch_size
 from .simd import VECTOR_BYTES
+from .tables import (
+    ARENA_SIZE,
+    ARENAS,
+    BATCH_LABELS,
+    BATCH_TARGET,
+    BATCH_X,
+    CAPACITY,
+    COPIES,
+    GRADIENT0,
+    GRADIENT1,
+    LAYER_FIELDS,
+    LAYERS,
+    LOSS,
+    ONES,
+    PACKED,
+    PARTIAL,
+    PLAN_FIELDS,
+    ROWS,
+    SCRATCH,
+    ZEROS,
+)
 from .team import get_num_threads
 
-INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIAS, OUTPUT, SAVED, LAYER_FIELDS = range(8)
-"""Places in a layer's row of `Workspace.layers`: widths, activation code, offsets in the flat buffer, and the addresses
-of y[rows, outputs] and of what the derivative needs (y itself, or z)."""
-
-(
-    LAYERS, LOSS, ROWS, BATCH_X, BATCH_TARGET, BATCH_LABELS, GRADIENT0, GRADIENT1, PARTIAL,
-    PACKED, CAPACITY, SCRATCH, ZEROS, PLAN_FIELDS,
-) = range(14)  # fmt: skip
-"""Places in `Workspace.plan`: counts, codes, addresses. GRADIENT0 and GRADIENT1 hold dJ/dz of even and odd layers."""
+FORWARD_ROWS = 256
+"""Rows that `forward` takes at a time in a training workspace that has no row-major buffers for whole batches."""
 
 
 def address(array: np.ndarray) -> int:
@@ -39,38 +54,87 @@ class Products:
 
 
 class Workspace:
-    """Buffers for batches of up to `rows` rows of a network, allocated once; without `training` only for `forward`."""
+    """Buffers for batches of up to `rows` rows of a network, allocated once; without `training` only for `forward`.
+
+    `layers` and `plan` are what `forward` and row-major training read; `across` is the pair of them for training a
+    network that runs across the batch, else None.
+    """
 
     def __init__(self, network: Network, rows: int, training: bool):
-        dtype, widths = network.dtype, network.widths
+        dtype, widths, layers = network.dtype, network.widths, network.layers
         self.rows = rows
         self._buffers: list[np.ndarray] = []
-        self.layers = np.zeros((len(network.layers), LAYER_FIELDS), np.int64)
-        self.plan = np.zeros(PLAN_FIELDS, np.int64)
-        for index, layer in enumerate(network.layers):
-            output = self._new(rows * layer.outputs, dtype)
-            separate = training and layer.saves_preactivation
-            saved = self._new(rows * layer.outputs, dtype) if separate else output
-            code = ACTIVATIONS[layer.activation].code
-            self.layers[index] = layer.inputs, layer.outputs, code, layer.w, layer.b, output, saved
-        shapes = [
-            pair for layer in network.layers for pair in ((layer.inputs, layer.outputs), (layer.outputs, layer.inputs))
+        across = training and runs_across(network)
+        held = min(rows, FORWARD_ROWS) if across else rows
+        keeps_z = training and not across
+        outputs = [self._new(held * layer.outputs, dtype) for layer in layers]
+        saved = [
+            self._new(held * layer.outputs, dtype) if keeps_z and layer.saves_preactivation else output
+            for layer, output in zip(layers, outputs, strict=True)
         ]
+        self.layers, self.plan = _tables(network, outputs, saved)
+        shapes = [(layer.inputs, layer.outputs) for layer in layers]
         if training:
-            shapes += [(rows, layer.outputs) for layer in network.layers]
+            shapes += [(layer.outputs, layer.inputs) for layer in layers]
+            shapes += [(rows, layer.outputs) for layer in layers]
+        self.products = Products(dtype, [] if across else shapes)
+        self.plan[ROWS] = held
+        self.plan[PACKED], self.plan[CAPACITY] = address(self.products.packed), self.products.capacity
+        self.plan[SCRATCH], self.plan[ZEROS] = address(self.products.scratch), address(self.products.zeros)
+        self.across: tuple[np.ndarray, np.ndarray] | None = None
+        if across:
+            self.across = self._across(network, rows)
+        elif training:
             self.plan[BATCH_X] = self._new(rows * widths[0], dtype)
             self.plan[BATCH_TARGET] = self._new(rows * widths[-1], dtype)
             self.plan[BATCH_LABELS] = self._new(rows, np.dtype(np.int64))
             self.plan[GRADIENT0] = self._new(rows * max(widths[1::2]), dtype)
             self.plan[GRADIENT1] = self._new(rows * max(widths[2::2], default=0), dtype)
             self.plan[PARTIAL] = self._new(MOST_CHUNKS, np.dtype(np.float64))
-        self.products = Products(dtype, shapes)
-        self.plan[LAYERS], self.plan[LOSS], self.plan[ROWS] = len(network.layers), LOSSES[network.loss].code, rows
-        self.plan[PACKED], self.plan[CAPACITY] = address(self.products.packed), self.products.capacity
-        self.plan[SCRATCH], self.plan[ZEROS] = address(self.products.scratch), address(self.products.zeros)
         self.nbytes = sum(buffer.nbytes for buffer in self._buffers) + self.products.nbytes
 
     def _new(self, count: int, dtype: np.dtype) -> int:
         """The address of a new buffer of `count` elements."""
         self._buffers.append(aligned_zeros(count, dtype))
         return address(self._buffers[-1])
+
+    def _across(self, network: Network, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """The tables and buffers for vectors across the batch: an arena a thread, a copy of the gradients a chunk."""
+        dtype, widths = network.dtype, network.widths
+        place = 0
+
+        def take(count: int) -> int:
+            nonlocal place
+            start, place = place, place + padded_rows.py_func(count, VECTOR_BYTES)
+            return start
+
+        block = padded_rows.py_func(min(rows, BLOCK_ROWS), SIDE * VECTOR_BYTES // dtype.itemsize)
+        outputs = [take(layer.outputs * block) for layer in network.layers]
+        saved = [
+            take(layer.outputs * block) if layer.saves_preactivation else output
+            for layer, output in zip(network.layers, outputs, strict=True)
+        ]
+        layers, plan = _tables(network, outputs, saved)
+        plan[SCRATCH], plan[ZEROS], plan[ONES] = take(SIDE * SIDE), take(1), take(block)
+        plan[GRADIENT0], plan[GRADIENT1] = take(max(widths[1::2]) * block), take(max(widths[2::2], default=0) * block)
+        arenas = aligned_zeros((self.products.threads, place), dtype)
+        arenas[:, plan[ONES] : plan[ONES] + block] = 1
+        self._buffers.append(arenas)
+        plan[ARENAS], plan[ARENA_SIZE] = address(arenas), place
+        padded = padded_rows.py_func(rows, BLOCK_ROWS) if rows > BLOCK_ROWS else block
+        plan[BATCH_X], plan[BATCH_TARGET] = self._new(padded * widths[0], dtype), self._new(padded * widths[-1], dtype)
+        chunks = -(-rows // chunk_rows.py_func(rows))
+        plan[COPIES] = self._new(chunks * network.size, dtype)
+        plan[PARTIAL] = self._new(chunks, np.dtype(np.float64))
+        return layers, plan
+
+
+def _tables(network: Network, outputs: list[int], saved: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The layers' table and a plan that holds no buffers yet."""
+    layers = np.zeros((len(network.layers), LAYER_FIELDS), np.int64)
+    for index, layer in enumerate(network.layers):
+        code = ACTIVATIONS[layer.activation].code
+        layers[index] = layer.inputs, layer.outputs, code, layer.w, layer.b, outputs[index], saved[index]
+    plan = np.zeros(PLAN_FIELDS, np.int64)
+    plan[LAYERS], plan[LOSS] = len(layers), LOSSES[network.loss].code
+    return layers, plan
