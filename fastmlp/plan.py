@@ -97,9 +97,9 @@ class Plan:
 
     @cached_property
     def ceilings(self) -> tuple[float, float] | None:
-        """(FLOP/s, bytes/s) that this machine reaches at most, as the backend measures them; None if it does not."""
+        """(FLOP/s, bytes/s) that this machine reaches at most with what this plan holds; None if not measured."""
         ceilings = getattr(backends.load(self.backend), "ceilings", None)
-        return None if ceilings is None else ceilings(self.structure.dtype)
+        return None if ceilings is None else ceilings(self.structure.dtype, self.nbytes, self.threads)
 
     @property
     def seconds_allowed(self) -> float | None:

@@ -96,7 +96,7 @@ def test_the_time_the_machine_allows(monkeypatch):
     planned = MLP((8, 16, 4), backend="numpy").plan(10)
     backend = backends.load("numpy")
     for ceilings, expected in (((1e12, 1e9), planned.bytes / 1e9), ((1e9, 1e12), planned.flops / 1e9)):
-        monkeypatch.setattr(backend, "ceilings", lambda dtype, value=ceilings: value, raising=False)
+        monkeypatch.setattr(backend, "ceilings", lambda dtype, size, threads, value=ceilings: value, raising=False)
         measured = MLP((8, 16, 4), backend="numpy").plan(10)
         assert measured.seconds_allowed == pytest.approx(expected, rel=1e-12)
         assert f"{1e6 * expected:.2f} us a step" in str(measured)

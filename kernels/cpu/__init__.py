@@ -4,6 +4,7 @@ See kernels/README.md for how blocking, layouts and threads fit together.
 """
 
 from .bias_add import bias_add
+from .ceilings import ceilings
 from .forward import forward
 from .linear_backward_update import linear_backward_update
 from .linear_forward import linear_forward
@@ -17,6 +18,7 @@ from .workspace import Workspace
 __all__ = [
     "Workspace",
     "bias_add",
+    "ceilings",
     "forward",
     "get_num_threads",
     "gradients",

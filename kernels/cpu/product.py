@@ -81,7 +81,7 @@ def _chained_kernel(rows, columns):
     return multiply
 
 
-_tall_wide, _tall_narrow = _tile_kernel(TALL, 2), _tile_kernel(TALL, 1)
+micro_kernel, _tall_narrow = _tile_kernel(TALL, 2), _tile_kernel(TALL, 1)
 _medium_wide, _medium_narrow = _tile_kernel(MEDIUM, 2), _tile_kernel(MEDIUM, 1)
 _short_wide, _short_narrow = _tile_kernel(SHORT, 2), _chained_kernel(SHORT, 1)
 _single_wide, _single_narrow = _chained_kernel(1, 2), _chained_kernel(1, 1)
@@ -102,7 +102,7 @@ def _multiply_tile(rows, depth, a, a_row, a_step, b, b_step, width, start, start
     """c[rows, width] = max(a b + start, floor) for one tile; start_row 0 adds one row of start values to all."""
     if width > lanes(c):
         if rows == TALL:
-            _tall_wide(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
+            micro_kernel(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
         elif rows == MEDIUM:
             _medium_wide(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
         elif rows == SHORT:
