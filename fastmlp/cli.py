@@ -119,10 +119,12 @@ def _bench(options: argparse.Namespace) -> int:
 def _threads(backend: str, asked: int | None = None) -> int:
     """How many threads the backend may use; for NumPy what was `asked` for, else every core."""
     if backend == "cpu":
-        from .kernels.cpu.team import get_num_threads
+        from .kernels.cpu import get_num_threads
 
         return get_num_threads()
-    return asked or info.usable_cores()
+    from .kernels.cores import usable_cores
+
+    return asked or usable_cores()
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """What fastmlp finds on this machine: `fastmlp info`, and the head of every benchmark report.
 
-Reads what the operating system publishes and loads no numerical library; what cannot be found out is None.
+Reads what the operating system publishes; what cannot be found out is None.
 """
 
 import ctypes
@@ -48,6 +48,8 @@ def software() -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """The processor: model, cores, caches in KiB (one core's own, or the shared one), instruction sets."""
+    from .kernels.cores import usable_cores
+
     return {
         "architecture": platform.machine(),
         "cpu": cpu_model(),
@@ -65,30 +67,6 @@ def cpu_model() -> str | None:
     if platform.system() == "Darwin":
         return _sysctl("machdep.cpu.brand_string")
     return platform.processor() or None
-
-
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores this process may use at once: the affinity mask, cut by a container's CPU quota, at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cgroup_quota(cgroup)
-    return allowed if quota is None else max(1, min(allowed, int(quota)))
-
-
-def cgroup_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """CPUs a container's quota grants, None where there is none (control groups version 2, else 1)."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text()
-        except OSError:
-            return None
-    try:
-        granted = int(quota) / int(period)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return granted if granted > 0 else None
 
 
 def caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:

@@ -5,17 +5,18 @@ import os
 import pytest
 
 from fastmlp import info
+from fastmlp.kernels import cores
 
 
 def test_version_2_quota(tmp_path):
     (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert info.cgroup_quota(tmp_path) == 1.5
+    assert cores.cgroup_quota(tmp_path) == 1.5
 
 
 @pytest.mark.parametrize("text", ["max 100000\n", "", "0 0\n", "many few\n"])
 def test_no_version_2_quota(tmp_path, text):
     (tmp_path / "cpu.max").write_text(text)
-    assert info.cgroup_quota(tmp_path) is None
+    assert cores.cgroup_quota(tmp_path) is None
 
 
 @pytest.mark.parametrize(("quota", "expected"), [("50000", 0.5), ("-1", None), ("x", None)])
@@ -23,15 +24,15 @@ def test_version_1_quota(tmp_path, quota, expected):
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
-    assert info.cgroup_quota(tmp_path) == expected
+    assert cores.cgroup_quota(tmp_path) == expected
 
 
 def test_usable_cores_obey_mask_and_quota(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
-    assert info.usable_cores(tmp_path) == 6
+    assert cores.usable_cores(tmp_path) == 6
     for text, expected in (("250000 100000", 2), ("50000 100000", 1), ("900000 100000", 6)):
         (tmp_path / "cpu.max").write_text(text)
-        assert info.usable_cores(tmp_path) == expected
+        assert cores.usable_cores(tmp_path) == expected
 
 
 def test_caches(tmp_path):
@@ -50,7 +51,7 @@ def test_nothing_published_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr(info, "_cpuinfo", lambda key: None)
     assert info.caches(tmp_path / "absent") == {}
-    assert info.cgroup_quota(tmp_path / "absent") is None
+    assert cores.cgroup_quota(tmp_path / "absent") is None
     facts = info.machine()
     assert facts["usable_cores"] >= 1
     assert facts["instruction_sets"] in (None, ["NEON"])

@@ -14,12 +14,10 @@ over, 3 chunks this member did in this phase, 4 + r chunks claimed of r's share 
 """
 
 import contextlib
-import functools
 import os
 import platform
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from numba.extending import intrinsic
 
 from fastmlp.errors import ArgumentError
 
+from ..cores import usable_cores
 from .compile import jit
 
 LINE = 8
@@ -194,20 +193,6 @@ def finish(shared, me, chunks):
     _wait_until(shared + DONE * LINE, me[TARGET])
 
 
-@functools.cache
-def available_threads() -> int:
-    """Cores this process may use: its CPU affinity and its container's quota, at least 1."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:
-        count = os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            count = min(count, max(1, int(quota) // int(period)))
-    return min(count, MAX_THREADS)
-
-
 _chosen_threads: int | None = None
 
 
@@ -217,7 +202,7 @@ def get_num_threads() -> int:
         return _chosen_threads
     asked = os.environ.get("FASTMLP_NUM_THREADS")
     if not asked:
-        return available_threads()
+        return min(usable_cores(), MAX_THREADS)
     return _checked_count("FASTMLP_NUM_THREADS", int(asked) if asked.isdigit() else asked)
 
 
