@@ -203,7 +203,7 @@ def get_num_threads() -> int:
     asked = os.environ.get("FASTMLP_NUM_THREADS")
     if not asked:
         return min(usable_cores(), MAX_THREADS)
-    return _checked_count("FASTMLP_NUM_THREADS", int(asked) if asked.isdigit() else asked)
+    return _checked_count("FASTMLP_NUM_THREADS", int(asked) if asked.isdecimal() else asked)
 
 
 def set_num_threads(count: int | None) -> None:
