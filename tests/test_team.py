@@ -1,0 +1,377 @@
+"""The team of threads: the same bits whoever computes, callers that never wait for each other, fork and exit."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import oracles
+import pytest
+from networks import data, fill, network
+
+import fastmlp
+from fastmlp.kernels import cpu
+from fastmlp.kernels.contract import step_flops
+from fastmlp.kernels.cores import usable_cores
+from fastmlp.kernels.cpu import get_num_threads, set_num_threads, team
+from fastmlp.kernels.network import Optimizer, aligned_zeros
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTHS, BATCH = (40, 150, 60, 10), 130
+NARROW_WIDTHS, LARGE_BATCH = (20, 33, 5), 2500
+PATIENCE = 120
+"""Seconds after which a child process counts as hung."""
+
+
+@pytest.fixture(autouse=True)
+def default_threads():
+    yield
+    set_num_threads(None)
+
+
+def matmul(seed):
+    rng = np.random.default_rng(seed)
+    results = []
+    for transpose_a, transpose_b in ((False, False), (True, False), (False, True)):
+        a, b = rng.normal(size=(2, 211, 211)).astype(np.float32)
+        results.append(np.empty_like(a))
+        cpu.matmul(a, b, results[-1], transpose_a, transpose_b)
+    a, b, out = rng.normal(size=(97, 401)), rng.normal(size=(401, 350)), np.empty((97, 350))
+    cpu.matmul(a, b, out)
+    return [*results, out]
+
+
+def linear_backward_update(seed):
+    rng = np.random.default_rng(seed)
+    n, k, m = 201, 103, 99
+    x, w, b = (rng.normal(size=shape).astype(np.float32) for shape in ((n, k), (k, m), m))
+    saved, dy, dx = (rng.normal(size=shape).astype(np.float32) for shape in ((n, m), (n, m), (n, k)))
+    state = np.zeros((2, (k + 1) * m), np.float32)
+    cpu.linear_backward_update(x, w, b, saved, dy, dy, dx, "gelu", Optimizer("adam"), state, 1)
+    return [w, b, dy, dx, state]
+
+
+def linear_forward(seed):
+    rng = np.random.default_rng(seed)
+    x, w, b = (rng.normal(size=shape).astype(np.float32) for shape in ((301, 203), (203, 99), 99))
+    y, z = np.empty((301, 99), np.float32), np.empty((301, 99), np.float32)
+    cpu.linear_forward(x, w, b, y, z, "tanh")
+    return [y, z]
+
+
+def large_network(seed, widths=WIDTHS, rows=3 * BATCH + 7):
+    """A network whose every step is work enough for all threads, its parameters and its data."""
+    rng = np.random.default_rng(seed)
+    net = network(widths, ("gelu",) * (len(widths) - 2) + ("identity",), "cross_entropy", np.float32)
+    return net, fill(net, aligned_zeros(net.size, net.dtype), rng), *data(net, rng, rows), rng
+
+
+def train(seed, widths=WIDTHS, batch_size=BATCH):
+    net, parameters, x, t, rng = large_network(seed, widths, 3 * batch_size + 7)
+    rule, losses = Optimizer("adam", l2=0.01), np.empty(6)
+    state = rule.new_state(net.size, net.dtype)
+    order = np.concatenate([rng.permutation(len(x)), rng.permutation(len(x))])
+    workspace = cpu.Workspace(net, batch_size, True)
+    cpu.train(net, rule, parameters, state, 0, x, t, order, 0, batch_size, losses, workspace)
+    return [parameters, state.copy(), losses]
+
+
+def train_narrow(seed):
+    """The way of narrow networks, whose vectors run across the batch."""
+    return train(seed, NARROW_WIDTHS, LARGE_BATCH)
+
+
+def gradients(seed):
+    net, parameters, x, t, _ = large_network(seed)
+    gradient = aligned_zeros(net.size, net.dtype)
+    value = cpu.gradients(net, parameters, x, t, gradient, cpu.Workspace(net, len(x), True))
+    return [gradient, np.array(value)]
+
+
+def forward(seed):
+    net, parameters, x, _, _ = large_network(seed)
+    out = np.empty((len(x), WIDTHS[-1]), np.float32)
+    cpu.forward(net, parameters, x, out, cpu.Workspace(net, BATCH, False))
+    return [out]
+
+
+def loss(seed):
+    rng = np.random.default_rng(seed)
+    net = network((1, 500), "identity", "binary_cross_entropy", np.float32)
+    y, dy = rng.normal(size=(1000, 500)).astype(np.float32), np.empty((1000, 500), np.float32)
+    value = cpu.loss(net, y, oracles.target(net.loss, rng, 1000, 500).astype(np.float32), dy)
+    return [dy, np.array(value)]
+
+
+JOBS = {
+    job.__name__: job
+    for job in (matmul, linear_forward, linear_backward_update, train, train_narrow, gradients, forward, loss)
+}
+
+
+def bits(name, seed=1):
+    """What the job comes to."""
+    return [result.tobytes() for result in JOBS[name](seed)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What each job comes to on one thread, by name."""
+    set_num_threads(1)
+    expected = {name: bits(name) for name in JOBS}
+    set_num_threads(None)
+    return expected
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The sizes of the teams that the runs of a test were given."""
+    sizes = []
+    hold = team._hold
+
+    def spy(*args):
+        context = hold(*args)
+
+        class Held:
+            def __enter__(self):
+                sizes.append(context.__enter__())
+                return sizes[-1]
+
+            def __exit__(self, *args):
+                return context.__exit__(*args)
+
+        return Held()
+
+    monkeypatch.setattr(team, "_hold", spy)
+    return sizes
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("name", JOBS)
+def test_the_same_bits_on_any_number_of_threads(name, threads, alone, runs):
+    set_num_threads(threads)
+    for _ in range(5):
+        assert bits(name) == alone[name]
+    assert set(runs) == {threads}, "a job too small for threads would prove nothing"
+
+
+def test_the_number_of_threads_is_what_was_set_and_goes_back():
+    for count in (1, 3, team.MAX_THREADS):
+        set_num_threads(count)
+        assert get_num_threads() == count
+    set_num_threads(None)
+    assert get_num_threads() == min(usable_cores(), team.MAX_THREADS)
+
+
+@pytest.mark.parametrize("count", [0, -1, 257, 2.0, "2", True])
+def test_what_is_no_number_of_threads_is_refused_and_changes_nothing(count):
+    set_num_threads(3)
+    with pytest.raises(fastmlp.ArgumentError, match=r"count must be an integer from 1 to 256; got"):
+        set_num_threads(count)
+    assert get_num_threads() == 3
+
+
+def test_the_environment_sets_the_default(monkeypatch):
+    monkeypatch.setenv("FASTMLP_NUM_THREADS", "5")
+    assert get_num_threads() == 5
+    set_num_threads(2)
+    assert get_num_threads() == 2
+    monkeypatch.setenv("FASTMLP_NUM_THREADS", "")
+    set_num_threads(None)
+    assert get_num_threads() == min(usable_cores(), team.MAX_THREADS)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "257", "1.5", "two", " 2", "²"])
+def test_a_wrong_environment_is_an_error_that_names_it(value, monkeypatch):
+    monkeypatch.setenv("FASTMLP_NUM_THREADS", value)
+    with pytest.raises(fastmlp.ArgumentError, match="FASTMLP_NUM_THREADS must be an integer from 1 to 256; got"):
+        get_num_threads()
+
+
+def test_small_work_takes_one_thread_and_large_work_all():
+    set_num_threads(7)
+    assert team.threads_for(team.PARALLEL_FLOPS) == 7
+    assert team.threads_for(team.PARALLEL_FLOPS - 1) == 1
+    assert team.threads_for(team.PARALLEL_STEP - 1, 10**9) == 1
+    assert team.threads_for(team.PARALLEL_STEP, -(-team.PARALLEL_FLOPS // team.PARALLEL_STEP)) == 7
+    assert team.threads_for(step_flops(WIDTHS, BATCH), 6) == 7
+
+
+def program(code, *options):
+    """Run `code` in a fresh interpreter: (exit status, stdout, stderr)."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("FASTMLP_NUM_THREADS", None)
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this platform")
+def test_affinity_limits_the_threads():
+    code = (
+        "import os\n"
+        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "from fastmlp.kernels.cpu import get_num_threads\n"
+        "print(get_num_threads())\n"
+    )
+    assert program(code) == (0, "1", "")
+
+
+def test_many_callers_at_once_get_what_each_alone_would():
+    set_num_threads(1)
+    expected = {(name, seed): bits(name, seed) for name in JOBS for seed in range(2)}
+    set_num_threads(3)
+    calls = list(expected) * 8
+    with ThreadPoolExecutor(8) as pool:
+        for call, got in zip(calls, pool.map(lambda call: bits(*call), calls), strict=True):
+            assert got == expected[call], call
+
+
+def test_a_caller_that_finds_the_team_busy_runs_alone(alone, runs):
+    set_num_threads(3)
+    with team._team.busy:
+        assert bits("matmul") == alone["matmul"]
+    assert set(runs) == {1}
+    assert bits("matmul") == alone["matmul"]
+    assert set(runs) == {1, 3}
+
+
+def test_a_call_from_inside_a_run_runs_alone(alone, runs):
+    """Every member calls a kernel of its own while the team is at work."""
+    set_num_threads(3)
+    all_inside, found = threading.Barrier(3), []
+
+    def member(shared, size, rank):
+        all_inside.wait(PATIENCE)
+        found.append(bits("train"))
+        all_inside.wait(PATIENCE)
+
+    team.run(member, (), 3)
+    assert found == [alone["train"]] * 3
+    assert runs == [3, 1, 1, 1]
+
+
+def test_a_callback_may_call_kernels_from_another_thread(alone):
+    set_num_threads(3)
+    x, t = np.random.default_rng(3).random((2, 400, 60), np.float32)
+    found = []
+
+    def callback(epoch):
+        with ThreadPoolExecutor(1) as pool:
+            found.append(pool.submit(bits, "matmul").result(PATIENCE))
+
+    fits = []
+    for callbacks in ((), (callback,)):
+        net = fastmlp.MLP((60, 200, 60), backend="cpu", seed=1)
+        net.fit(x, t, epochs=3, batch_size=200, callbacks=callbacks)
+        fits.append(net.parameters.tobytes())
+    assert found == [alone["matmul"]] * 3
+    assert fits[0] == fits[1]
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0002, 0.001, 0.02])
+@pytest.mark.parametrize("name", ["matmul", "train", "train_narrow", "loss"])
+def test_a_worker_that_comes_late_changes_nothing(name, seconds, alone, monkeypatch):
+    start = team._Worker.start
+
+    def start_late(worker, job):
+        def late(*arguments):
+            time.sleep(seconds * worker.rank)
+            job[0](*arguments)
+
+        start(worker, (late, job[1]))
+
+    monkeypatch.setattr(team._Worker, "start", start_late)
+    set_num_threads(3)
+    for _ in range(10):
+        assert bits(name) == alone[name]
+
+
+def test_workers_that_never_come_are_not_waited_for(alone, monkeypatch):
+    monkeypatch.setattr(team._Worker, "start", lambda worker, job: None)
+    set_num_threads(3)
+    for name in JOBS:
+        assert bits(name) == alone[name]
+
+
+def test_where_the_system_grants_no_thread_fewer_do_it(alone, runs, monkeypatch):
+    def refuse(rank):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(team, "_team", team._Team())
+    monkeypatch.setattr(team, "_Worker", refuse)
+    set_num_threads(3)
+    assert bits("matmul") == alone["matmul"]
+    assert set(runs) == {1}
+
+
+def in_a_child(sender, threads):
+    """Send what the jobs come to, and how many workers this process has for them."""
+    set_num_threads(threads)
+    sender.send(({name: bits(name) for name in ("train", "matmul")}, len(team._team.workers)))
+
+
+def from_a_child(method):
+    context = multiprocessing.get_context(method)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=in_a_child, args=(sender, 3), daemon=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: of any fork beside any thread
+        child.start()
+    sender.close()
+    if not receiver.poll(PATIENCE):
+        child.kill()
+        pytest.fail("the child hangs")
+    result = receiver.recv()
+    child.join(PATIENCE)
+    assert child.exitcode == 0
+    return result
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_children_of_a_process_that_used_its_team_have_their_own(method, alone):
+    set_num_threads(3)
+    assert bits("train") == alone["train"]
+    found, workers = from_a_child(method)
+    assert found == {name: alone[name] for name in found}
+    assert workers == 2
+    assert bits("train") == alone["train"]
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this platform does not fork")
+def test_a_child_forked_in_the_middle_of_a_run_has_its_own_team(alone):
+    set_num_threads(3)
+    in_the_run, over = threading.Event(), threading.Event()
+
+    def member(shared, size, rank):
+        in_the_run.set()
+        over.wait(PATIENCE)
+
+    other = threading.Thread(target=team.run, args=(member, (), 3))
+    other.start()
+    assert in_the_run.wait(PATIENCE)
+    found, workers = from_a_child("fork")
+    over.set()
+    other.join(PATIENCE)
+    assert found == {name: alone[name] for name in found}
+    assert workers == 2
+
+
+def test_a_process_with_parked_workers_ends_cleanly():
+    code = (
+        "import numpy as np\n"
+        "from fastmlp.kernels import cpu\n"
+        "from fastmlp.kernels.cpu import set_num_threads, team\n"
+        "set_num_threads(4)\n"
+        "a = np.ones((300, 300), np.float32)\n"
+        "cpu.matmul(a, a, np.empty_like(a))\n"
+        "assert len(team._team.workers) == 3\n"
+    )
+    assert program(code, "-W", "error") == (0, "", "")

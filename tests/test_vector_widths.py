@@ -1,0 +1,113 @@
+"""The kernels as they are on CPUs with narrower vectors: the same source with registers of 16, 32 and 64 bytes.
+
+Each width has a process of its own, which runs this file as a program.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import guarded
+import llvmlite.binding as llvm
+import numpy as np
+import oracles
+import pytest
+from networks import data, fill, network, wide
+from rulings import assert_bounded, assert_same_bits, small_integers
+
+from fastmlp.kernels.contract import ACTIVATIONS, OPERATIONS
+from fastmlp.kernels.network import Optimizer, aligned_zeros
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPES = [(1, 1, 1), (5, 3, 2), (13, 70, 33), (60, 300, 7), (27, 9, 1), (1, 40, 31), (60, 401, 350)]
+"""Tails in rows, columns and depth, one column, one row, more than one block of k, and a B that is packed."""
+
+
+def check_products(cpu, dtype, rng):
+    for n, k, m in SHAPES:
+        a, b = small_integers(rng, (n, k), dtype), small_integers(rng, (k, m), dtype)
+        for transpose_a in (False, True):
+            for transpose_b in (False, True):
+                out = guarded.ending(np.zeros((n, m), dtype))
+                stored_a, stored_b = a.T if transpose_a else a, b.T if transpose_b else b
+                cpu.matmul(guarded.ending(stored_a), guarded.ending(stored_b), out, transpose_a, transpose_b)
+                assert_same_bits(out, a @ b)
+
+
+def check_layers(cpu, dtype, rng):
+    factor = OPERATIONS["linear_forward"].error_factor
+    for n, k, m in SHAPES[:-1]:
+        x, w, b = (rng.normal(size=shape).astype(dtype) for shape in ((n, k), (k, m), m))
+        exact_x, exact_w, exact_b = (a.astype(np.longdouble) for a in (x, w, b))
+        z, magnitude = exact_x @ exact_w + exact_b, abs(exact_x) @ abs(exact_w) + abs(exact_b)
+        for activation in ACTIVATIONS:
+            y = guarded.ending(np.zeros((n, m), dtype))
+            cpu.linear_forward(guarded.ending(x), guarded.ending(w), guarded.ending(b), y, None, activation)
+            exact = oracles.ACTIVATION[activation](z)
+            assert_bounded(y, exact, factor, k, magnitude + abs(exact))
+
+
+def check_training(cpu, dtype, rng):
+    for loss, optimizer in (("cross_entropy", "adam"), ("mse", "nesterov")):
+        net = network((9, 21, 5, 3), ("tanh", "gelu", "identity"), loss, dtype)
+        rule = Optimizer(optimizer, learning_rate=0.05, l2=0.01, epsilon=1e-3)
+        parameters = fill(net, aligned_zeros(net.size, dtype), rng)
+        x, t = data(net, rng, 23)
+        weights, biases = wide(net, parameters, np.float64)
+        order = rng.permutation(23)
+        wanted = t if t.ndim == 1 else t.astype(np.float64)
+        expected, weights, biases = oracles.train(
+            net.activations, net.loss, rule, weights, biases, x.astype(np.float64), wanted, order, 0, 10, 3
+        )
+        losses, state = np.empty(3), rule.new_state(net.size, dtype)
+        cpu.train(net, rule, parameters, state, 0, x, t, order, 0, 10, losses, cpu.Workspace(net, 10, True))
+        digits = np.sqrt(np.finfo(dtype).eps)
+        np.testing.assert_allclose(losses, expected, rtol=digits, atol=digits)
+        got = [*net.weights(parameters), *net.biases(parameters)]
+        for mine, theirs in zip(got, [*weights, *biases], strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=digits, atol=digits)
+
+
+def check():
+    """Everything above, with this process's width."""
+    from fastmlp.kernels import cpu
+    from fastmlp.kernels.cpu.simd import VECTOR_BYTES
+
+    assert str(VECTOR_BYTES) == os.environ["FASTMLP_VECTOR_BYTES"]
+    rng = np.random.default_rng(20261)
+    for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+        check_products(cpu, dtype, rng)
+    check_layers(cpu, np.dtype(np.float32), rng)
+    check_training(cpu, np.dtype(np.float32), rng)
+
+
+def run(width):
+    """Run this file as a program with registers of so many bytes: (exit status, everything it said)."""
+    environment = os.environ | {"FASTMLP_VECTOR_BYTES": width, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", __file__], env=environment, capture_output=True, text=True, cwd=ROOT
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+FEATURES = {"16": (), "32": ("avx2", "fma"), "64": ("avx512f", "avx512dq")}
+
+
+@guarded.needs_mprotect
+@pytest.mark.parametrize("width", FEATURES)
+def test_registers_of_this_width(width):
+    missing = [feature for feature in FEATURES[width] if not llvm.get_host_cpu_features().get(feature)]
+    if missing:
+        pytest.skip(f"this CPU cannot compute in registers of {width} bytes: it has no {' and no '.join(missing)}")
+    assert run(width) == (0, "")
+
+
+def test_other_widths_are_refused():
+    status, said = run("24")
+    assert status != 0
+    assert "FASTMLP_VECTOR_BYTES must be 16, 32 or 64; got '24'" in said
+
+
+if __name__ == "__main__":
+    check()
