@@ -1,0 +1,228 @@
+"""Compiled kernels on disk: kept privately, found by the next process, and never trusted when damaged or stale."""
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastmlp.kernels.cpu import compile as compilation
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = """
+import numpy as np
+from fastmlp.kernels.cpu import bias_add
+from fastmlp.kernels.cpu.bias_add import _bias_add
+x, b, out = np.arange(6.0).reshape(2, 3), np.arange(3.0), np.empty((2, 3))
+bias_add(x, b, out)
+assert (out == x + b).all()
+print(sum(_bias_add.stats.cache_hits.values()), sum(_bias_add.stats.cache_misses.values()))
+"""
+FOUND, COMPILED = "1 0", "0 1"
+
+posix = pytest.mark.skipif(os.name == "nt", reason="who may write a folder is told by its mode on POSIX alone")
+
+
+def start(cache, root=ROOT, **variables):
+    """A fresh process that adds a bias; FASTMLP_CACHE_DIR is `cache`, or unset where that is None."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("FASTMLP_", "XDG_"))}
+    environment |= {"PYTHONPATH": str(root), **variables} | ({} if cache is None else {"FASTMLP_CACHE_DIR": str(cache)})
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], env=environment, cwd=root, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process):
+    """FOUND or COMPILED, and what it said on stderr."""
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert stdout.strip() in (FOUND, COMPILED)
+    return stdout.strip(), stderr
+
+
+def run(cache, **variables):
+    return finish(start(cache, **variables))
+
+
+def entries(cache):
+    return sorted(path for path in cache.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A cache that holds one entry, to be copied."""
+    cache = tmp_path_factory.mktemp("filled") / "cache"
+    assert run(cache) == (COMPILED, "")
+    return cache
+
+
+@pytest.fixture
+def cache(filled, tmp_path):
+    return shutil.copytree(filled, tmp_path / "cache")
+
+
+def test_an_entry_is_kept_privately_and_found_by_the_next_process(cache):
+    (entry,) = entries(cache)
+    assert entry.name.startswith("fastmlp.kernels.cpu.bias_add._bias_add-")
+    assert entry.parent.parent == cache
+    if os.name != "nt":
+        assert stat.S_IMODE(entry.parent.stat().st_mode) == 0o700
+    before = entry.stat().st_mtime_ns
+    assert run(cache) == (FOUND, "")
+    assert entries(cache) == [entry]
+    assert entry.stat().st_mtime_ns == before
+
+
+def flipped(content, position):
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "shorter than its digest": lambda content: content[:20],
+    "without its last byte": lambda content: content[:-1],
+    "half": lambda content: content[: len(content) // 2],
+    "a bit of the digest flipped": lambda content: flipped(content, 5),
+    "a bit of the code flipped": lambda content: flipped(content, len(content) // 2),
+    "with a byte too many": lambda content: content + b"\0",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_compiled_again_and_replaced(damage, cache):
+    (entry,) = entries(cache)
+    whole = entry.read_bytes()
+    entry.write_bytes(DAMAGE[damage](whole))
+    assert run(cache) == (COMPILED, "")
+    assert entries(cache) == [entry]
+    content = entry.read_bytes()
+    assert hashlib.sha256(content[32:]).digest() == content[:32]
+
+
+def test_an_entry_that_cannot_be_read_or_replaced_does_not_matter(cache):
+    (entry,) = entries(cache)
+    entry.unlink()
+    entry.mkdir()
+    assert run(cache) == (COMPILED, "")
+    assert entries(cache) == [], "the temporary file has been left"
+
+
+def assert_one_warning(stderr, *words):
+    assert stderr.count("RuntimeWarning") == 1, stderr
+    assert "compiled kernels are not kept between processes" in stderr
+    assert "set FASTMLP_CACHE_DIR to a private folder" in stderr
+    for word in words:
+        assert word in stderr
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+def test_a_folder_that_others_can_write_is_refused_with_one_warning(mode, cache):
+    """Its entries are code: not one is read, and none is written there."""
+    (entry,) = entries(cache)
+    entry.parent.chmod(mode)
+    status, said = run(cache)
+    assert status == COMPILED
+    assert_one_warning(said, "can be written by others", str(entry.parent))
+    assert entries(cache) == [entry]
+
+
+def test_a_cache_that_cannot_be_made_says_so(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    status, said = run(tmp_path / "file")
+    assert status == COMPILED
+    assert_one_warning(said, str(tmp_path / "file"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the cache lies in LOCALAPPDATA, not at home")
+def test_without_a_choice_the_cache_lies_in_the_users_own(tmp_path):
+    assert run(None, HOME=str(tmp_path)) == (COMPILED, "")
+    (entry,) = entries(tmp_path)
+    assert entry.parents[1] == tmp_path / ".cache" / "fastmlp"
+    assert run(None, HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / ".cache")) == (FOUND, "")
+    (tmp_path / "file").write_text("no folder")
+    status, said = run(None, HOME=str(tmp_path / "file"))
+    assert status == COMPILED
+    assert_one_warning(said, str(tmp_path / "file"))
+
+
+@pytest.fixture
+def fresh_choice():
+    """The folder is chosen once a process; here it is chosen anew, before and after."""
+    compilation._cache_folder.cache_clear()
+    yield
+    compilation._cache_folder.cache_clear()
+
+
+def test_no_home_at_all_is_one_warning_a_process(fresh_choice, monkeypatch):
+    monkeypatch.setattr(compilation, "cache_root", lambda: None)
+    with pytest.warns(RuntimeWarning, match="there is no home folder"):
+        assert compilation._cache_folder() is None
+    assert compilation._cache_folder() is None  # a second warning would be an error
+
+
+@posix
+def test_a_folder_of_someone_else_is_refused(fresh_choice, monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compilation.os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
+    with pytest.warns(RuntimeWarning, match="can be written by others"):
+        assert compilation._cache_folder() is None
+
+
+def test_a_read_only_folder_is_refused(fresh_choice, monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compilation.os, "access", lambda path, mode: mode != os.W_OK)  # the superuser may write anyway
+    with pytest.warns(RuntimeWarning, match="is read-only"):
+        assert compilation._cache_folder() is None
+
+
+def test_two_processes_may_write_at_once(tmp_path):
+    processes = [start(tmp_path / "cache") for _ in range(2)]
+    for process in processes:
+        assert finish(process)[1] == ""
+    assert len(entries(tmp_path / "cache")) == 1
+    assert run(tmp_path / "cache") == (FOUND, "")
+
+
+def copied_sources(tmp_path):
+    for folder in ("fastmlp", "kernels"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_code_of_changed_sources_is_not_used(filled, tmp_path):
+    """A change far from the operation counts too: a piece is compiled into whatever calls it."""
+    cache, root = shutil.copytree(filled, tmp_path / "cache"), copied_sources(tmp_path)
+    assert run(cache, root=root) == (FOUND, "")
+    source = root / "kernels" / "cpu" / "simd.py"
+    source.write_text(source.read_text() + "\n")
+    assert run(cache, root=root) == (COMPILED, "")
+    assert run(cache, root=root) == (FOUND, "")
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("source", ["contract.py", "network.py", "cpu/simd.py", "cpu/product.py", "cpu/compile.py"])
+def test_the_state_is_another_when_a_source_is(source, tmp_path, monkeypatch):
+    root = copied_sources(tmp_path)
+    monkeypatch.setattr(compilation, "__file__", str(root / "kernels" / "cpu" / "compile.py"))
+    before = compilation._state_digest()
+    assert compilation._state_digest() == before
+    path = root / "kernels" / source
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert compilation._state_digest() != before
+
+
+@pytest.mark.parametrize("name", ["VECTOR_BYTES", "numba", "llvmlite", "np"])
+def test_the_state_is_another_on_other_versions_and_widths(name, monkeypatch):
+    before = compilation._state_digest()
+
+    class Other:
+        __version__ = "0.0"
+
+    monkeypatch.setattr(compilation, name, 8 if name == "VECTOR_BYTES" else Other)
+    assert compilation._state_digest() != before
