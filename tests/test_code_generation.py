@@ -1,0 +1,75 @@
+"""What LLVM makes of the micro-kernel: fused multiply-adds on whole registers, whose accumulators never leave them."""
+
+import platform
+import re
+
+import numpy as np
+import pytest
+from vectors import compiled
+
+from fastmlp.kernels.cpu import product
+from fastmlp.kernels.cpu.simd import VECTOR_BYTES, element, pointer
+
+REGISTER = {32: "ymm", 64: "zmm"}.get(VECTOR_BYTES)
+
+pytestmark = [
+    pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86-64 assembly"),
+    pytest.mark.skipif(REGISTER is None, reason="registers of 16 bytes have neither fused multiply-adds nor masks"),
+]
+
+KERNELS = {
+    "micro_kernel": (product.micro_kernel, product.TALL * 2),
+    "_medium_wide": (product._medium_wide, product.MEDIUM * 2),
+    "_tall_narrow": (product._tall_narrow, product.TALL),
+}
+"""The micro-kernels that do the bulk of the work, and how many accumulators each has."""
+
+
+def loops(assembly):
+    """The innermost loops: instructions between a label and a jump back to it with no other label's loop inside."""
+    lines = [line.strip() for line in assembly.splitlines()]
+    labels = {line[:-1]: number for number, line in enumerate(lines) if re.fullmatch(r"\.\w+:", line)}
+    found = []
+    for number, line in enumerate(lines):
+        jump = re.fullmatch(r"j\w+\s+(\.\w+)", line)
+        if jump and labels.get(jump[1], number) < number:
+            found.append((labels[jump[1]], number))
+    inner = [(a, b) for a, b in found if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in found)]
+    return [lines[a:b] for a, b in inner]
+
+
+def main_loop(kernel, dtype):
+    """The loop over k: the innermost one that multiplies."""
+    kernel = KERNELS[kernel][0]
+
+    @compiled
+    def call(depth, a, a_row, a_step, b, b_step, width, start, c, c_row):
+        c_at = pointer(c)
+        kernel(
+            depth, pointer(a), a_row, a_step, pointer(b), b_step, width, pointer(start), 0, c_at, c_row,
+            element(c_at, -np.inf),
+        )  # fmt: skip
+
+    array = np.ones(4096, dtype)
+    call(3, array, 3, 1, array, 1, 1, array, np.zeros(4096, dtype), 64)
+    (assembly,) = call.inspect_asm().values()
+    multiplying = [loop for loop in loops(assembly) if any(line.startswith("vfmadd") for line in loop)]
+    assert multiplying, "no loop with fused multiply-adds"
+    return max(multiplying, key=lambda loop: sum(line.startswith("vfmadd") for line in loop))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_step_of_k_is_one_fused_multiply_add_an_accumulator(kernel, dtype):
+    kind = "ps" if dtype == np.float32 else "pd"
+    body = main_loop(kernel, dtype)
+    fused = [line for line in body if re.match(rf"vfn?m(add|sub)\d+{kind}\b", line)]
+    assert len(fused) % KERNELS[kernel][1] == 0
+    assert len(fused) >= KERNELS[kernel][1]
+    assert all(f"%{REGISTER}" in line for line in fused)
+    assert not [line for line in body if re.match(r"v(mul|add)[ps][sd]\b", line)]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_vector_is_spilled_in_the_loop_over_k(kernel, dtype):
+    stores = [line for line in main_loop(kernel, dtype) if re.match(r"vmov\w*\s+%[xyz]mm\d+,\s*\S*\(", line)]
+    assert stores == []
