@@ -17,6 +17,7 @@ from fastmlp.kernels.cpu.simd import (
     absolute,
     address_of,
     any_lane,
+    binary_exponent,
     copysign,
     element,
     floor,
@@ -36,14 +37,20 @@ from fastmlp.kernels.cpu.simd import (
     store,
     store_first,
     sum_lanes,
-    sum_squares,
     tile_add,
     tile_at_least,
+    tile_dot_add,
+    tile_lane_sums,
     tile_multiply_add,
+    tile_splat,
     tile_store,
     tile_sum,
     tile_zeros,
     transpose_square,
+    wide_add,
+    wide_add_square,
+    wide_total,
+    wide_zeros,
 )
 
 
@@ -328,6 +335,14 @@ def test_power_of_two_traps_nowhere(special):
         _power_of_two(*special)
 
 
+def test_the_binary_exponent_is_frexps(dtype, rng):
+    limits = np.finfo(dtype)
+    powers = np.ldexp(np.ones(1, dtype), np.arange(limits.minexp, limits.maxexp))
+    x = np.concatenate((powers, np.nextafter(powers[1:], 0), powers * rng.uniform(1, 2, powers.size).astype(dtype)))
+    x = whole_vectors(x.astype(dtype))
+    assert_same_bits(each_vector(lambda x, _: binary_exponent(x))(x, x), (np.frexp(x)[1] - 1).astype(dtype))
+
+
 _polynomial = simd.polynomial(float32=(1.0, -2.0, 3.0), float64=(2.0, 0.0, -1.0, 5.0))
 _constant = simd.constant(float32=0.1, float64=0.2)
 
@@ -357,7 +372,15 @@ def test_keep_first_replaces_the_lanes_beyond_even_nan(dtype, count):
 @compiled
 def _reductions(x):
     vector = load(pointer(x))
-    return sum_lanes(vector), sum_squares(vector), largest_lane(vector)
+    return sum_lanes(vector), largest_lane(vector)
+
+
+@compiled
+def _wide_sums(x, y):
+    sums = wide_add(wide_zeros(pointer(x)), load(pointer(x)))
+    sums = wide_add(sums, load(pointer(y)))
+    squares = wide_add_square(wide_add_square(wide_zeros(pointer(x)), load(pointer(x))), load(pointer(y)))
+    return wide_total(sums), wide_total(squares)
 
 
 def halved(values):
@@ -367,23 +390,23 @@ def halved(values):
     return values[0]
 
 
-def test_sums_are_float64_in_the_order_of_halves(dtype, count, rng):
-    for scale in (1e-30, 1.0, 1e30):
-        x = (rng.normal(size=count) * scale).astype(dtype)
-        total, squares, _ = _reductions(x)
-        assert total == halved(x.astype(np.float64))
-        assert squares == halved(x.astype(np.float64) ** 2)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_sums_are_float64_in_the_order_of_halves(scale, dtype, count, rng):
+    x, y = (rng.normal(size=(2, count)) * scale).astype(dtype)
+    a, b = x.astype(np.float64), y.astype(np.float64)
+    assert _reductions(x)[0] == halved(a)
+    assert _wide_sums(x, y) == (halved(a + b), halved(a**2 + b**2))
 
 
 def test_the_largest_lane_is_found_in_every_place(dtype, count):
     for lane in range(count):
         x = -np.arange(1, count + 1).astype(dtype)
         x[lane] = 7
-        assert _reductions(x)[2] == 7
+        assert _reductions(x)[1] == 7
         x[:] = -np.inf
         x[lane] = -1
-        assert _reductions(x)[2] == -1
-    assert _reductions(np.full(count, -np.inf, dtype))[2] == -np.inf
+        assert _reductions(x)[1] == -1
+    assert _reductions(np.full(count, -np.inf, dtype))[1] == -np.inf
 
 
 @functools.cache
@@ -432,6 +455,49 @@ def test_a_tiles_floor_lets_nan_through(dtype, count):
     empty = np.empty(0, dtype)
     tile_program(2, 1)(0, empty, 0, 0, empty, 0, start, count, 0.0, c, count, count)
     assert_same_numbers(c, np.where(start < 0, 0, 2 * start).astype(dtype))
+
+
+@functools.cache
+def dot_program(rows, columns):
+    """Write the dot products of `rows` rows of a with `columns` rows of b, n elements long, added to nothing."""
+
+    @compiled
+    def program(n, a, a_row, b, b_row, sums):
+        tile = tile_zeros(rows, columns, pointer(sums))
+        for i in range(0, n, lanes(pointer(sums))):
+            tile = tile_dot_add(tile, pointer(a) + i, a_row, pointer(b) + i, b_row, n - i)
+        tile_lane_sums(tile, pointer(sums))
+
+    return program
+
+
+@guarded.needs_mprotect
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 2), (4, 2), (4, 4), (3, 7)])
+def test_tiles_of_dot_products_touch_nothing_else(rows, columns, dtype, count, rng, canary):
+    for n in (0, 1, count - 1, count, count + 1, 3 * count):
+        for gap in (0, 5):
+            a, b = small_integers(rng, (rows, n + gap), dtype), small_integers(rng, (columns, n + gap), dtype)
+            ends = [guarded.ending(m.reshape(-1)[: m.size - gap]) for m in (a, b)]
+            sums = canary((rows, columns), dtype)
+            dot_program(rows, columns)(n, ends[0], n + gap, ends[1], n + gap, sums)
+            assert_same_bits(sums, a[:, :n] @ b[:, :n].T)
+            tight = guarded.ending(np.zeros((rows, columns), dtype))
+            dot_program(rows, columns)(n, ends[0], n + gap, ends[1], n + gap, tight)
+            assert_same_bits(tight, sums)
+
+
+@compiled
+def _splat_tile(p, row_stride, c, c_row, width):
+    tile_store(tile_splat(3, 2, pointer(p), row_stride), pointer(c), c_row, width)
+
+
+@guarded.needs_mprotect
+@pytest.mark.parametrize("stride", [0, 1, 4])
+def test_a_tile_is_filled_with_one_element_a_row(stride, dtype, count, canary):
+    elements = guarded.ending(np.arange(1, 2 * stride + 2, dtype=dtype))
+    c = canary((3, 2 * count), dtype)
+    _splat_tile(elements, stride, c, 2 * count, 2 * count)
+    assert_same_bits(c, np.repeat(elements[[0, stride, 2 * stride]][:, None], 2 * count, axis=1))
 
 
 @compiled
