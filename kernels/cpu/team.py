@@ -14,6 +14,7 @@ over, 3 chunks this member did in this phase, 4 + r chunks claimed of r's share 
 """
 
 import contextlib
+import ctypes
 import os
 import platform
 import threading
@@ -238,12 +239,18 @@ class _Worker:
         self.rank = rank
         self.job: tuple[Any, tuple[Any, ...]] | None = None
         self.pending = False
+        self.cores: set[int] | None = None
         self.wake = threading.Lock()
         self.wake.acquire()
-        threading.Thread(target=self._serve, name=f"fastmlp-{rank}", daemon=True).start()
+        self.thread = threading.Thread(target=self._serve, name=f"fastmlp-{rank}", daemon=True)
+        self.thread.start()
 
-    def start(self, job: tuple[Any, tuple[Any, ...]]) -> None:
-        """Hand over a run; one not yet begun is replaced, since its caller has finished it alone."""
+    def start(self, job: tuple[Any, tuple[Any, ...]], cores: set[int] | None) -> None:
+        """Hand over a run, on these cores; one not yet begun is replaced, since its caller has finished it alone."""
+        if cores != self.cores and self.thread.native_id is not None:
+            with contextlib.suppress(OSError):  # a core may just have been taken away
+                os.sched_setaffinity(self.thread.native_id, cores)
+            self.cores = cores
         self.job = job
         if not self.pending:
             self.pending = True
@@ -279,6 +286,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_team)
 
 
+try:
+    _current_core = ctypes.CDLL(None).sched_getcpu
+except (AttributeError, TypeError, OSError):  # not Linux
+    _current_core = None
+
+
+def _other_cores() -> set[int] | None:
+    """The cores this thread may use but the one it runs on, or None where the system does not say.
+
+    Linux tends to wake a thread on its caller's core and to leave it there for as long as a short call lasts, while
+    another core idles.
+    """
+    if _current_core is None:
+        return None
+    allowed = os.sched_getaffinity(0)
+    return allowed - {_current_core()} or allowed
+
+
 @contextlib.contextmanager
 def _hold(team: _Team, wanted: int) -> Iterator[int]:
     """The team for one run: `wanted` members, or 1 where it is busy."""
@@ -304,8 +329,9 @@ def run(function: Any, arguments: tuple[Any, ...], wanted: int) -> None:
         shared = np.zeros((CLAIMS + size) * LINE + size * _private_length.py_func(size), np.int64)
         everything = (*arguments, shared, size)
         try:
+            cores = _other_cores() if size > 1 else None
             for worker in team.workers[: size - 1]:
-                worker.start((function, everything))
+                worker.start((function, everything), cores)
             function(*everything, 0)
         finally:
             shared[CLOSED * LINE] = shared[OPENED * LINE] = 1
