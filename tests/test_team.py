@@ -281,12 +281,12 @@ def test_a_callback_may_call_kernels_from_another_thread(alone):
 def test_a_worker_that_comes_late_changes_nothing(name, seconds, alone, monkeypatch):
     start = team._Worker.start
 
-    def start_late(worker, job):
+    def start_late(worker, job, *more):
         def late(*arguments):
             time.sleep(seconds * worker.rank)
             job[0](*arguments)
 
-        start(worker, (late, job[1]))
+        start(worker, (late, job[1]), *more)
 
     monkeypatch.setattr(team._Worker, "start", start_late)
     set_num_threads(3)
@@ -295,7 +295,7 @@ def test_a_worker_that_comes_late_changes_nothing(name, seconds, alone, monkeypa
 
 
 def test_workers_that_never_come_are_not_waited_for(alone, monkeypatch):
-    monkeypatch.setattr(team._Worker, "start", lambda worker, job: None)
+    monkeypatch.setattr(team._Worker, "start", lambda worker, *job: None)
     set_num_threads(3)
     for name in JOBS:
         assert bits(name) == alone[name]
