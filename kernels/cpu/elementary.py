@@ -71,16 +71,27 @@ def tanh(x):
     """X + x^3 P(x^2) near zero, elsewhere 1 - 2 / (e^2|x| + 1) with the sign of x."""
     size = absolute(x)
     square = x * x
-    near = fma(x * square, _TANH(square), x)
-    far = copysign(1.0 - 2.0 / (exp(size + size) + 1.0), x)
-    return select(size < 0.55, near, far)
+    near = fma(size * square, _TANH(square), size)
+    far = 1.0 - 2.0 / (exp(size + size) + 1.0)
+    return copysign(select(size < 0.55, near, far), x)
+
+
+@jit
+def _quotient(a, small, most):
+    """A / (most + small), 0 <= small <= most, and what rounding took from it."""
+    divisor = small + most
+    lost = small - (divisor - most)
+    inverse = 1.0 / divisor
+    high = a * inverse
+    low = (fma(-high, divisor, a) - high * lost) * inverse
+    return high + low, low - ((high + low) - high)
 
 
 @jit
 def sigmoid(x):
     """1 / (1 + e^-x), by e^-|x|, which cannot overflow."""
     small = exp(-absolute(x))
-    return select(x < 0.0, small, small * 0.0 + 1.0) / (small + 1.0)
+    return _quotient(select(x < 0.0, small, small * 0.0 + 1.0), small, 1.0)[0]
 
 
 _LOG1P = polynomial(
@@ -96,9 +107,9 @@ _LOG1P = polynomial(
 def log1p_exp_minus(x):
     """log(1 + e), e = e^-|x|, as 2 artanh(s), s = e / (2 + e), an odd series."""
     small = exp(-absolute(x))
-    s = small / (small + 2.0)
+    s, lost = _quotient(small, small, 2.0)
     square = s * s
-    return fma(s * square, _LOG1P(square), s + s)
+    return fma(s * square, _LOG1P(square), lost + lost) + (s + s)
 
 
 @jit
@@ -109,7 +120,7 @@ def softplus(x):
 
 @jit
 def log(x):
-    """The natural logarithm of positive normal x = 2^n f: n ln 2 + 2 artanh((f - 1) / (f + 1)), f near 1."""
+    """The natural logarithm of normal x = 2^n f, at most half the largest: n ln 2 + 2 artanh((f - 1) / (f + 1))."""
     n = binary_exponent(x)
     f = x * power_of_two(-n)
     high = f > 1.4142135
@@ -183,9 +194,9 @@ _COS = polynomial(
 def _sine_from(x, quarter_turns):
     """sin(x + quarter_turns pi/2), |x| at most SINE_END."""
     n = round_to_even(x * TWO_OVER_PI)
-    high = fma(-n, _HALF_PI_HIGH(x), x)
-    r = fma(-n, _HALF_PI_MIDDLE(x), high)
-    lost = fma(-n, _HALF_PI_LOW(x), fma(-n, _HALF_PI_MIDDLE(x), high - r))
+    high, middle = fma(-n, _HALF_PI_HIGH(x), x), n * _HALF_PI_MIDDLE(x)
+    r = high - middle
+    lost = ((high - r) - middle) - fma(n, _HALF_PI_LOW(x), fma(n, _HALF_PI_MIDDLE(x), -middle))
     square = r * r
     sine = r + fma(r * square, _SIN(square), lost)
     most = 1.0 - square * 0.5
@@ -201,7 +212,7 @@ def _sine_from(x, quarter_turns):
 @jit
 def sin(x):
     """The sine of x, |x| at most SINE_END."""
-    return _sine_from(x, 0.0)
+    return select(x == 0.0, x, _sine_from(x, 0.0))
 
 
 @jit

@@ -171,11 +171,10 @@ class _PointerArithmetic(AbstractTemplate):
 
 
 infer_global(operator.add)(_PointerArithmetic)
-infer_global(operator.iadd)(_PointerArithmetic)
+infer_global(operator.iadd)(_PointerArithmetic)  # for its type alone: operator.add adds what is immutable
 
 
 @lower_builtin(operator.add, Pointer, types.Integer)
-@lower_builtin(operator.iadd, Pointer, types.Integer)
 def _pointer_add(context, builder, sig, args):
     return builder.gep(args[0], [args[1]])
 
@@ -238,8 +237,11 @@ def _vector_among(args):
     return vectors.pop() if len(vectors) == 1 and scalars else None
 
 
-def _elementwise(operator_function, emit, result):
-    """Teach Numba one operator on vectors. `emit(builder, *operands)` builds it, `result(dtype)` is its type."""
+def _elementwise(operator_function, emit, result, in_place=None):
+    """Teach Numba one operator on vectors. `emit(builder, *operands)` builds it, `result(dtype)` is its type.
+
+    Of the operator's in-place form Numba asks the type alone.
+    """
 
     class Template(AbstractTemplate):
         def generic(self, args, kws):
@@ -247,6 +249,8 @@ def _elementwise(operator_function, emit, result):
             return None if vector is None else signature(result(vector.dtype), *args)
 
     infer_global(operator_function)(Template)
+    if in_place is not None:
+        infer_global(in_place)(Template)
 
     def lower(context, builder, sig, args):
         vector = _vector_among(sig.args)
@@ -256,16 +260,13 @@ def _elementwise(operator_function, emit, result):
         lower_builtin(operator_function, *operands)(lower)
 
 
-for _operator, _method in (
-    (operator.add, "fadd"),
-    (operator.iadd, "fadd"),
-    (operator.sub, "fsub"),
-    (operator.isub, "fsub"),
-    (operator.mul, "fmul"),
-    (operator.imul, "fmul"),
-    (operator.truediv, "fdiv"),
+for _operator, _in_place, _method in (
+    (operator.add, operator.iadd, "fadd"),
+    (operator.sub, operator.isub, "fsub"),
+    (operator.mul, operator.imul, "fmul"),
+    (operator.truediv, None, "fdiv"),
 ):
-    _elementwise(_operator, lambda builder, a, b, method=_method: getattr(builder, method)(a, b), Vector)
+    _elementwise(_operator, lambda builder, a, b, method=_method: getattr(builder, method)(a, b), Vector, _in_place)
 
 for _operator, _comparison in (
     (operator.lt, "<"),
@@ -427,6 +428,8 @@ def _lane_mask(builder, count, lanes, first_lane=0):
     """Lanes whose index, counted from first_lane, is below the run-time `count`."""
     indices = ir.VectorType(I32, lanes)
     numbers = ir.Constant(indices, list(range(first_lane, first_lane + lanes)))
+    most = I64(first_lane + lanes)
+    count = builder.select(builder.icmp_signed("<", count, most), count, most)  # so that it fits 32 bits
     return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(count, I32), lanes))
 
 

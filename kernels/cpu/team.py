@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -286,10 +287,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_team)
 
 
-try:
-    _current_core = ctypes.CDLL(None).sched_getcpu
-except (AttributeError, TypeError, OSError):  # not Linux
-    _current_core = None
+_current_core = ctypes.CDLL(None).sched_getcpu if sys.platform == "linux" else None
 
 
 def _other_cores() -> set[int] | None:
