@@ -5,9 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-PAUSE_S = 0.03
-"""Between two calls: longer than the threads of OpenBLAS (2^26 cycles) and of fastmlp spin before they sleep, so that
-none of them takes a core from the next call, which may be the other side's."""
+REST_S, MOST_RESTS = 0.01, 50
+"""Before each call the process sleeps so long, and again while threads of its own are busy meanwhile: OpenBLAS's spin
+for 2^28 cycles after a call, 0.1 s, and would take a core from the next call, which may be the other side's."""
+
+AT_REST = 0.1
+"""The share of a rest that the process's threads may be busy."""
 
 NOISY = 0.2
 """A spread (interquartile range over median) above this is marked in every report."""
@@ -55,7 +58,6 @@ def interleave(
     budget_s: float,
     least: int = 7,
     most: int = 200,
-    pause_s: float = PAUSE_S,
 ) -> list[Timing]:
     """Time each of `calls` in turn, over and over, until `budget_s` seconds are gone.
 
@@ -69,7 +71,7 @@ def interleave(
     rounds = 0
     while rounds < least or (rounds < most and time.perf_counter() < deadline):
         for call, timing in zip(calls, timings, strict=True):
-            time.sleep(pause_s)
+            rest()
             cores_start, start = time.process_time_ns(), time.perf_counter_ns()
             call()
             stop, cores_stop = time.perf_counter_ns(), time.process_time_ns()
@@ -77,6 +79,15 @@ def interleave(
             timing.cores.append((cores_stop - cores_start) * 1e-9)
         rounds += 1
     return timings
+
+
+def rest() -> None:
+    """Sleep until no thread of this process is busy, half a second at most."""
+    for _ in range(MOST_RESTS):
+        busy, start = time.process_time_ns(), time.perf_counter_ns()
+        time.sleep(REST_S)
+        if time.process_time_ns() - busy <= AT_REST * (time.perf_counter_ns() - start):
+            break
 
 
 def seconds(call: Callable[[], object]) -> float:

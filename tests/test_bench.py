@@ -28,25 +28,29 @@ ARTICLE, DIGITS, DEEP = (BY_NAME[name] for name in ("article", "digits", "deep")
 
 def test_calls_take_turns_after_one_warm_up_round():
     calls = []
-    interleave([lambda: calls.append("A"), lambda: calls.append("B")], budget_s=0, least=4, pause_s=0)
+    interleave([lambda: calls.append("A"), lambda: calls.append("B")], budget_s=0, least=4)
     assert "".join(calls) == "AB" + "ABAB" + "ABAB"
 
 
 def test_a_large_budget_ends_at_the_most_and_a_spent_one_at_the_least():
-    assert len(interleave([lambda: None], budget_s=1e9, least=2, most=5, pause_s=0)[0].wall) == 5
-    assert len(interleave([lambda: None], budget_s=-1, least=3, most=5, pause_s=0)[0].wall) == 3
+    assert len(interleave([lambda: None], budget_s=1e9, least=2, most=5)[0].wall) == 5
+    assert len(interleave([lambda: None], budget_s=-1, least=3, most=5)[0].wall) == 3
 
 
 class Clock:
     """Stands in for the module time: a call moves it by hand, a sleep by itself."""
 
-    def __init__(self):
+    def __init__(self, spinning_s=0.0):
         self.wall = self.cores = 0
+        self.spinning = int(spinning_s * 1e9)
+        self.left = 0
         self.pauses = []
 
     def spend(self, wall, cores):
+        """A call; threads of it spin on afterwards."""
         self.wall += wall
         self.cores += cores
+        self.left = self.spinning
 
     def perf_counter_ns(self):
         return self.wall
@@ -59,7 +63,11 @@ class Clock:
 
     def sleep(self, seconds):
         self.pauses.append(seconds)
-        self.spend(int(seconds * 1e9), int(seconds * 1e9))
+        nanoseconds = int(seconds * 1e9)
+        self.wall += nanoseconds
+        busy = min(self.left, nanoseconds)
+        self.cores += busy
+        self.left -= busy
 
 
 def test_wall_and_core_time_are_the_calls_own_and_the_pause_is_not_counted(monkeypatch):
@@ -70,20 +78,28 @@ def test_wall_and_core_time_are_the_calls_own_and_the_pause_is_not_counted(monke
         [lambda: clock.spend(next(durations) * 10**9, 10**9), lambda: clock.spend(10**6, 2 * 10**6)],
         budget_s=0,
         least=5,
-        pause_s=0.5,
     )
     assert slow.wall == pytest.approx([1, 2, 3, 4, 10])
     assert slow.cores == pytest.approx([1] * 5)
     assert fast.wall == pytest.approx([1e-3] * 5)
     assert fast.cores == pytest.approx([2e-3] * 5)
-    assert clock.pauses == [0.5] * 10
+    assert clock.pauses == [timing.REST_S] * 10
     assert timing.ratio(slow, fast) == Spread(pytest.approx(3e3), pytest.approx(2e3), 5)
+
+
+@pytest.mark.parametrize(("spinning_s", "rests"), [(0.0, 1), (0.025, 4), (60.0, timing.MOST_RESTS)])
+def test_a_call_waits_until_the_threads_of_the_last_one_are_at_rest(monkeypatch, spinning_s, rests):
+    clock = Clock(spinning_s)
+    monkeypatch.setattr(timing, "time", clock)
+    clock.spend(1, 1)
+    timing.rest()
+    assert len(clock.pauses) == rests
 
 
 def test_the_budget_is_kept(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(timing, "time", clock)
-    (result,) = interleave([lambda: clock.spend(10**9, 0)], budget_s=10, least=2, most=100, pause_s=0)
+    (result,) = interleave([lambda: clock.spend(10**9, 0)], budget_s=10, least=2, most=100)
     assert len(result.wall) == 10
 
 
