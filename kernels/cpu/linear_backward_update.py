@@ -11,7 +11,7 @@ from .losses import chunk_rows
 from .optimizers import settings_of
 from .simd import pointer, pointer_at
 from .team import claim, enter, finish, leave, private, run, threads_for
-from .workspace import Products, address
+from .workspace import address, products_for
 
 
 @jit
@@ -82,7 +82,7 @@ def linear_backward_update(
 ) -> None:
     """See kernels/README.md; writes w, b, state, dz and, if it is not None, dx. `updates` counts from 1."""
     (n, k), m = x.shape, w.shape[1]
-    products = Products(w.dtype, [(n, m), (m, k)])
+    products = products_for(w.dtype, [(n, m), (m, k)])
     arguments = (
         products.zeros, products.packed, products.scratch, settings_of(optimizer, OPTIMIZERS[optimizer.name].code),
         updates - 1, n, k, m, address(x), address(w), address(b), address(saved), address(dy), address(dz),

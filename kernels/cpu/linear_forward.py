@@ -7,7 +7,7 @@ from .compile import entry
 from .layer import forward_layer
 from .simd import pointer, pointer_at
 from .team import enter, leave, private, run, threads_for
-from .workspace import Products, address
+from .workspace import address, products_for
 
 
 @entry
@@ -28,7 +28,7 @@ def linear_forward(
 ) -> None:
     """y[n, m] = activation(x @ w + b); the sum itself is written to z[n, m] if it is not None."""
     (n, k), m = x.shape, w.shape[1]
-    products = Products(y.dtype, [(k, m)])
+    products = products_for(y.dtype, [(k, m)])
     arguments = (
         products.zeros, products.packed, products.scratch, n, k, m, address(x), address(w), address(b), address(y),
         0 if z is None else address(z), ACTIVATIONS[activation].code,

@@ -9,7 +9,7 @@ from .layer import nothing_after
 from .product import product
 from .simd import pointer, pointer_at
 from .team import enter, leave, private, run, threads_for
-from .workspace import Products, address
+from .workspace import address, products_for
 
 
 @entry
@@ -31,7 +31,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray, transpose_a: bool = Fa
     """out[n, m] = a @ b; the stored arrays are a[n, k] or a[k, n], b[k, m] or b[m, k]."""
     (n, m), k = out.shape, a.shape[0 if transpose_a else 1]
     a_row, a_step = (1, n) if transpose_a else (k, 1)
-    products = Products(out.dtype, [(k, m)])
+    products = products_for(out.dtype, [(k, m)])
     arguments = (
         products.zeros, products.packed, products.scratch, n, k, m, address(a), a_row, a_step,
         address(b), k if transpose_b else m, transpose_b, address(out),

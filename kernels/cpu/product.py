@@ -16,6 +16,7 @@ from .simd import (
     element,
     fma,
     lanes,
+    load,
     load_first,
     splat,
     store,
@@ -179,42 +180,50 @@ def _multiply_block(
                 begin, begin_row = (start + (i * start_row + j * start_step), start_row) if k == 0 else (c_tile, c_row)
                 width = min(group, columns - j)
                 _multiply_tile(
-                    count, end - k, a_tile, a_row, a_step, b_tile, b_step, width, begin, begin_row, c_tile, c_row, limit
-                )
+                    count, end - k, a_tile, a_row, a_step, b_tile, b_step, width,
+                    begin, begin_row, c_tile, c_row, limit,
+                )  # fmt: skip
             i += count
 
 
-BLOCK_TILES = 5
-"""Tall tiles in a chunk's rows, at most: 60 rows x 256 x 4 B of A are 60 KiB of L2."""
+BLOCK_TILES, BLOCK_PANELS = 5, 8
+"""Tall tiles and panels in a chunk, at most: 60 rows x 1 KiB of A and 8 x 32 KiB of B fill a third of a 1 MiB L2."""
 
-BLOCK_PANELS = 8
-"""Panels in a chunk's columns: 8 x 32 KiB of B fill a quarter of a 1 MiB L2."""
+LARGE = 1 << 17
+"""Elements of B from which on it does not stay in L2 while the rows of A go by."""
 
-CHUNKS_OF_ROWS = 8
-"""Fewer rows than this many chunks are cut finer, so that two to eight threads share a small product evenly."""
-
+CHUNKS = 8
+"""Into fewer chunks than this a product is not cut if it can be helped: two to eight threads share it evenly."""
 
 CHUNK_WORK = 32768
 """Multiply-adds of a chunk at least, about 300 ns: claiming one costs 10."""
 
 
 @jit
-def _block_rows(rows, columns, depth):
-    """Rows of a chunk, from the shape alone."""
-    tiles = -(-rows // TALL)
-    least = -(-CHUNK_WORK // max(TALL * columns * depth, 1))
-    return TALL * min(max(tiles // CHUNKS_OF_ROWS, least, 1), BLOCK_TILES)
+def _block_rows(rows, columns, depth, group):
+    """Rows of a chunk, from the product's shape alone; the chunks of a column differ by one tile at most."""
+    tiles, panels = max(-(-rows // TALL), 1), -(-columns // group)
+    across = -(-panels // BLOCK_PANELS)
+    least = -(-CHUNK_WORK // max(TALL * min(panels, BLOCK_PANELS) * group * depth, 1))
+    chunk_tiles = min(max(tiles // -(-CHUNKS // max(across, 1)), least, 1), BLOCK_TILES)
+    return TALL * -(-tiles // -(-tiles // chunk_tiles))
 
 
 @jit
-def _pack_panel(depth, columns, b, b_step, packed):
-    """packed[depth, PANEL vectors] = the first `columns` columns at b, zeros beyond them."""
+def _pack_rows(rows, columns, b, b_step, packed, panel):
+    """Bring b[rows, columns] to its places in the panels, `panel` elements apart; zeros beyond the last column."""
     count = lanes(b)
-    for _ in range(depth):
-        store(packed, load_first(b, columns))
-        store(packed + count, load_first(b + count, columns - count))
-        b += b_step
-        packed += PANEL * count
+    group = PANEL * count
+    for k in range(rows):
+        row, target = b + k * b_step, packed + k * group
+        whole = columns // group * group
+        for j in range(0, whole, group):
+            store(target, load(row + j))
+            store(target + count, load(row + (j + count)))
+            target += panel
+        if whole < columns:
+            store(target, load_first(row + whole, columns - whole))
+            store(target + count, load_first(row + (whole + count), columns - whole - count))
 
 
 @jit
@@ -234,22 +243,37 @@ def _pack_panel_transposed(depth, columns, b, b_row, packed):
             packed[k * group + j] = b[j * b_row + k] if j < columns else element(b, 0.0)
 
 
+PANEL_GAP = 5
+"""Rows left out between two panels: at distances of powers of two they would share few sets of the caches."""
+
+PACK_DEPTH = 32
+"""Rows of B that one chunk packs, if it need not transpose them: whole rows, as they lie in memory."""
+
+
 @jit
 def _pack(shared, me, depth, columns, b, b_step, transposed, packed):
-    """A phase: panels of B[depth, columns] side by side at `packed`, every panel made by one member."""
+    """A phase: panels of B[depth, columns] side by side at `packed`."""
     group = PANEL * lanes(b)
-    panels = -(-columns // group)
-    panel = claim(shared, me, panels)
-    while panel >= 0:
-        first = panel * group
-        width = min(group, columns - first)
-        target = packed + panel * group * depth
+    chunks = -(-columns // group) if transposed else -(-depth // PACK_DEPTH)
+    chunk = claim(shared, me, chunks)
+    while chunk >= 0:
         if transposed:
-            _pack_panel_transposed(depth, width, b + first * b_step, b_step, target)
+            j = chunk * group
+            _pack_panel_transposed(
+                depth, min(group, columns - j), b + j * b_step, b_step, packed + j * (depth + PANEL_GAP)
+            )
         else:
-            _pack_panel(depth, width, b + first, b_step, target)
-        panel = claim(shared, me, panels)
-    finish(shared, me, panels)
+            k = chunk * PACK_DEPTH
+            _pack_rows(
+                min(PACK_DEPTH, depth - k),
+                columns,
+                b + k * b_step,
+                b_step,
+                packed + k * group,
+                group * (depth + PANEL_GAP),
+            )
+        chunk = claim(shared, me, chunks)
+    finish(shared, me, chunks)
 
 
 @jit
@@ -265,24 +289,16 @@ def product(
     after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows.
     """
     group = PANEL * lanes(c)
-    block_columns = BLOCK_PANELS * group
-    block_rows = _block_rows(rows, min(columns, block_columns), depth)
-    pays = rows >= PACK_ROWS and depth * columns >= PACK_SIZE and depth * group <= capacity
+    pays = rows >= PACK_ROWS and depth * columns >= LARGE and (depth + PANEL_GAP) * group <= capacity
     packs = columns > 1 and (transposed or pays)
-    slab = max(capacity // max(depth, 1) // group * group, group) if packs else max(columns, 1)
+    block_columns = BLOCK_PANELS * group
+    slab = max(capacity // (depth + PANEL_GAP) // group * group, group) if packs else max(columns, 1)
+    block_rows = _block_rows(rows, min(slab, columns), depth, group)
     for slab_start in range(0, columns, slab):
         slab_columns = min(slab, columns - slab_start)
         if packs:
-            _pack(
-                shared,
-                me,
-                depth,
-                slab_columns,
-                b + slab_start * (b_step if transposed else 1),
-                b_step,
-                transposed,
-                packed,
-            )
+            b_slab = b + slab_start * (b_step if transposed else 1)
+            _pack(shared, me, depth, slab_columns, b_slab, b_step, transposed, packed)
         across = -(-slab_columns // block_columns)
         chunks = max(-(-rows // block_rows), 1) * across
         chunk = claim(shared, me, chunks)
@@ -291,11 +307,11 @@ def product(
             count, width = min(block_rows, rows - i), min(block_columns, slab_columns - j)
             column = slab_start + j
             if c_row == 0:
-                block, block_row = scratch + me[RANK] * BLOCK_TILES * TALL * block_columns, width
+                block, block_row = scratch + me[RANK] * BLOCK_TILES * TALL * BLOCK_PANELS * group, width
             else:
                 block, block_row = c + (i * c_row + column), c_row
             if packs:
-                b_block, b_next, b_panel = packed + j * depth, group, group * depth
+                b_block, b_next, b_panel = packed + j * (depth + PANEL_GAP), group, group * (depth + PANEL_GAP)
             else:
                 b_block, b_next, b_panel = b + column, b_step, group
             a_block, start_block = a + i * a_row, start + (i * start_row + column * start_step)
@@ -312,21 +328,18 @@ def product(
 
 
 PACK_ROWS = 4 * TALL
-"""Fewer rows of A than this read a panel of B too seldom to pay for copying it."""
+"""Fewer rows of A than this use a large B too seldom to pay for copying it."""
 
-PACK_SIZE = 1 << 17
-"""Elements of B up to which it is read where it lies: it stays in L2, and its rows are close enough together."""
-
-MOST_PACKED = 16 << 20
-"""Bytes of packed panels at most: wider products are done in slabs of columns."""
+MOST_PACKED = 4 << 20
+"""Bytes of packed panels at most, so that they stay in L3: wider products are done in slabs of columns."""
 
 
 def pack_capacity(shapes: list[tuple[int, int]], itemsize: int) -> int:
     """Elements of panels that products with B of these (depth, columns) can use."""
     group = PANEL * VECTOR_BYTES // itemsize
     most = MOST_PACKED // itemsize
-    wanted = [(depth * group, depth * -(-columns // group) * group) for depth, columns in shapes]
-    return max((max(one, min(whole, most)) for one, whole in wanted), default=0)
+    panels = [((depth + PANEL_GAP) * group, -(-columns // group)) for depth, columns in shapes]
+    return max((panel * max(min(count, most // panel), 1) for panel, count in panels), default=0)
 
 
 def scratch_size(itemsize: int) -> int:

@@ -1,5 +1,7 @@
 """Everything a run needs besides its arguments: buffers, and the tables by which compiled code finds them."""
 
+import threading
+
 import numpy as np
 
 from ..contract import ACTIVATIONS, LOSSES
@@ -51,6 +53,22 @@ class Products:
         self.zeros = aligned_zeros(PANEL * VECTOR_BYTES // dtype.itemsize, dtype)
         self.threads = get_num_threads()
         self.nbytes = self.packed.nbytes + self.scratch.nbytes + self.zeros.nbytes
+
+
+_kept = threading.local()
+
+
+def products_for(dtype: np.dtype, shapes: list[tuple[int, int]]) -> Products:
+    """The calling thread's Products for a single operation: kept, since new memory costs more than a small product."""
+    kept = _kept.__dict__
+    products = kept.get(dtype.char)
+    if (
+        products is None
+        or products.capacity < pack_capacity(shapes, dtype.itemsize)
+        or products.threads < get_num_threads()
+    ):
+        products = kept[dtype.char] = Products(dtype, shapes)
+    return products
 
 
 class Workspace:
