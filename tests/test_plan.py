@@ -79,10 +79,13 @@ def test_threads_are_those_the_backend_takes(backend_name, monkeypatch):
     if backend_name == "numpy":
         assert planned.threads is None
         assert "threads as NumPy's BLAS decides" in str(planned)
-    monkeypatch.setattr(backends.load(backend_name), "threads_for", lambda flops, steps: flops, raising=False)
+    backend = backends.load(backend_name)
+    monkeypatch.setattr(backend, "threads_for", lambda flops, steps: flops, raising=False)
+    monkeypatch.setattr(backend, "ceilings", lambda dtype, size, threads: (1e12, threads), raising=False)
     planned = MLP((64, 128, 10), backend=backend_name).plan()
     assert planned.threads == planned.flops
     assert f"threads: {planned.flops}" in str(planned)
+    assert planned.ceilings == (1e12, planned.flops)
 
 
 def test_why_auto_chose_numpy(monkeypatch):

@@ -318,12 +318,12 @@ def _hold(team: _Team, wanted: int) -> Iterator[int]:
 
 
 def run(function: Any, arguments: tuple[Any, ...], wanted: int) -> None:
-    """Call `function(*arguments, shared, size, rank)` on up to `wanted` threads at once; back when all is done.
+    """Call `function(*arguments, shared, size, rank)` on up to `wanted` (and 256) threads at once; back when done.
 
     `shared` is an int64 array for the functions above. The caller is member 0.
     """
     team = _team
-    with _hold(team, wanted) as size:
+    with _hold(team, min(wanted, MAX_THREADS)) as size:
         shared = np.zeros((CLAIMS + size) * LINE + size * _private_length.py_func(size), np.int64)
         everything = (*arguments, shared, size)
         try:
