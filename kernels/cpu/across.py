@@ -397,15 +397,18 @@ def train_across(
                 )  # fmt: skip
                 chunk = claim(shared, me, chunks)
             finish(shared, me, chunks)
-            if rank == 0:
-                losses[step] = mean_loss(plan[LOSS], n, m, partial, chunks)
-            index = claim(shared, me, plan[LAYERS])
+            # The losses are added up by whoever claims that: a member that runs ahead overwrites them in the next step.
+            work = plan[LAYERS] + 1
+            index = claim(shared, me, work)
             while index >= 0:
-                _update_layer(
-                    copies, width, chunks, layers + index * LAYER_FIELDS, pointer(settings), updates + step, w,
-                    pointer(state),
-                )  # fmt: skip
-                index = claim(shared, me, plan[LAYERS])
-            finish(shared, me, plan[LAYERS])
+                if index < plan[LAYERS]:
+                    _update_layer(
+                        copies, width, chunks, layers + index * LAYER_FIELDS, pointer(settings), updates + step, w,
+                        pointer(state),
+                    )  # fmt: skip
+                else:
+                    losses[step] = mean_loss(plan[LOSS], n, m, partial, chunks)
+                index = claim(shared, me, work)
+            finish(shared, me, work)
             position += n
     leave(shared, me)

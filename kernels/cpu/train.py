@@ -32,7 +32,7 @@ from .tables import (
     WEIGHTS,
     ZEROS,
 )
-from .team import RANK, claim, enter, finish, leave, private, run, threads_for
+from .team import claim, enter, finish, leave, private, run, threads_for
 from .workspace import Workspace, address
 
 GATHER_ROWS = 64
@@ -57,14 +57,14 @@ def _gather(shared, me, n, order, x, k, batch_x, target, m, batch_target, labels
 
 
 @jit
-def _loss(shared, me, plan, layer, n, target, labels, losses):
-    """A phase: J of the last layer's output, known to member 0; dJ/dz of the last layer to its gradient buffer."""
+def _loss(shared, me, plan, layer, n, target, labels, value):
+    """Two phases: dJ/dz of the last layer to its gradient buffer and J's partial sums; J to value[0]."""
     m, activation = layer[OUTPUTS], layer[ACTIVATION]
     y, saved = pointer_at(layer[OUTPUT], target), pointer_at(layer[SAVED], target)
     dz = pointer_at(plan[GRADIENT0 + (plan[LAYERS] - 1) % 2], target)
     rows = chunk_rows(n)
     chunks = -(-n // rows)
-    partial = pointer_at(plan[PARTIAL], losses)
+    partial = pointer_at(plan[PARTIAL], value)
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
         i = chunk * rows
@@ -74,7 +74,10 @@ def _loss(shared, me, plan, layer, n, target, labels, losses):
         multiply_by_derivative(activation, count, m, dz + i * m, m, saved + i * m, m)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
-    return mean_loss(plan[LOSS], n, m, partial, chunks) if me[RANK] == 0 else 0.0
+    # A phase of its own: a member that runs ahead may reach the next step's sums before another has read these.
+    if claim(shared, me, 1) == 0:
+        value[0] = mean_loss(plan[LOSS], n, m, partial, chunks)
+    finish(shared, me, 1)
 
 
 @jit
@@ -146,9 +149,7 @@ def _train(
                 step_x, step_target = x + first * k, target + first * m
                 step_labels = labels + first if has_labels else labels
             _forward(shared, me, plan_at, layers_at, n, step_x, w)
-            value = _loss(shared, me, plan_at, last, n, step_target, step_labels, losses_at)
-            if rank == 0:
-                losses_at[step] = value
+            _loss(shared, me, plan_at, last, n, step_target, step_labels, losses_at + step)
             _backward(
                 shared, me, plan_at, layers_at, n, step_x, w, pointer(state), parameters.size, pointer(settings),
                 updates + step,
