@@ -240,15 +240,15 @@ class _Worker:
         self.rank = rank
         self.job: tuple[Any, tuple[Any, ...]] | None = None
         self.pending = False
-        self.cores: set[int] | None = None
+        self.cores: set[int] = set()
         self.wake = threading.Lock()
         self.wake.acquire()
         self.thread = threading.Thread(target=self._serve, name=f"fastmlp-{rank}", daemon=True)
         self.thread.start()
 
-    def start(self, job: tuple[Any, tuple[Any, ...]], cores: set[int] | None) -> None:
-        """Hand over a run, on these cores; one not yet begun is replaced, since its caller has finished it alone."""
-        if cores != self.cores and self.thread.native_id is not None:
+    def start(self, job: tuple[Any, tuple[Any, ...]], cores: set[int]) -> None:
+        """Hand over a run, on these cores if any; one not yet begun is replaced: its caller has finished it alone."""
+        if cores and cores != self.cores and self.thread.native_id is not None:
             with contextlib.suppress(OSError):  # a core may just have been taken away
                 os.sched_setaffinity(self.thread.native_id, cores)
             self.cores = cores
@@ -290,14 +290,14 @@ if hasattr(os, "register_at_fork"):
 _current_core = ctypes.CDLL(None).sched_getcpu if sys.platform == "linux" else None
 
 
-def _other_cores() -> set[int] | None:
-    """The cores this thread may use but the one it runs on, or None where the system does not say.
+def _other_cores() -> set[int]:
+    """The cores this thread may use but the one it runs on; none where the system does not say.
 
     Linux tends to wake a thread on its caller's core and to leave it there for as long as a short call lasts, while
     another core idles.
     """
     if _current_core is None:
-        return None
+        return set()
     allowed = os.sched_getaffinity(0)
     return allowed - {_current_core()} or allowed
 
@@ -327,7 +327,7 @@ def run(function: Any, arguments: tuple[Any, ...], wanted: int) -> None:
         shared = np.zeros((CLAIMS + size) * LINE + size * _private_length.py_func(size), np.int64)
         everything = (*arguments, shared, size)
         try:
-            cores = _other_cores() if size > 1 else None
+            cores = _other_cores() if size > 1 else set()
             for worker in team.workers[: size - 1]:
                 worker.start((function, everything), cores)
             function(*everything, 0)
