@@ -54,11 +54,11 @@ class _PublishPiece(AnalysisPass):
 
     def run_pass(self, state):
         """Replace the lowering's empty result."""
-        result, library = state.cr, state.library
+        result, library = state["cr"], state["library"]
         module, name = result.fndesc.lookup_module(), result.fndesc.qualname.split(".")[-1]
         stand_in = _dynfunc.make_function(module, name, "a piece of a kernel", 0, result.env, (library,))
         state.targetctx.insert_user_function(stand_in, result.fndesc, [library])
-        state.cr = result._replace(cfunc=stand_in)
+        state["cr"] = result._replace(cfunc=stand_in)
         return False
 
 
@@ -69,7 +69,7 @@ class _PieceCompiler(CompilerBase):
         """The one pipeline."""
         state = self.state
         state.flags.no_compile = True
-        state.library = _PieceLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state["library"] = _PieceLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         passes = DefaultPassBuilder.define_nopython_pipeline(state)
         passes.add_pass_after(_PublishPiece, NativeLowering)
         passes.finalize()

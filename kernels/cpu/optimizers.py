@@ -6,6 +6,7 @@ import numpy as np
 
 from ..contract import GRADIENT_CODE, OPTIMIZERS
 from ..network import Optimizer
+from .activations import copy_block
 from .compile import jit
 from .simd import fma, lanes, load_first, square_root, store_first
 
@@ -64,14 +65,6 @@ def _adam_block(rows, columns, g, g_row, w, w_row, m, v, rate, l2, decay, beta1,
 
 
 @jit
-def _gradient_block(rows, columns, g, g_row, target, target_row):
-    for i in range(rows):
-        for j in range(0, columns, lanes(g)):
-            count = min(lanes(g), columns - j)
-            store_first(target + (i * target_row + j), load_first(g + (i * g_row + j), count), count)
-
-
-@jit
 def update(settings, updates, l2, rows, columns, g, g_row, w, w_row, slot0, slot1):
     """One update of w[rows, columns] from its gradient g; the slots have w's strides. `l2` is 0 for a bias.
 
@@ -91,4 +84,4 @@ def update(settings, updates, l2, rows, columns, g, g_row, w, w_row, slot0, slot
             rows, columns, g, g_row, w, w_row, slot0, slot1, corrected, coupled, decay, beta1, beta2, settings[EPSILON]
         )
     elif rule == GRADIENT_CODE:
-        _gradient_block(rows, columns, g, g_row, slot0, w_row)
+        copy_block(rows, columns, g, g_row, slot0, w_row)
