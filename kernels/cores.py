@@ -1,17 +1,29 @@
 """How many cores this process may use."""
 
+import functools
 import os
 from pathlib import Path
 
 
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores this process may use at once: the affinity mask, cut by a container's CPU quota, at least 1."""
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores(cgroup: Path | None = None) -> int:
+    """Cores this process may use at once: the affinity mask, cut by a container's CPU quota, at least 1.
+
+    The mask is asked for each time, the quota of this process's own group, CGROUP, once.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cgroup_quota(cgroup)
+    quota = _own_quota() if cgroup is None else cgroup_quota(cgroup)
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
-def cgroup_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
+@functools.cache
+def _own_quota() -> float | None:
+    return cgroup_quota(CGROUP)
+
+
+def cgroup_quota(cgroup: Path = CGROUP) -> float | None:
     """CPUs a container's quota grants, None where there is none (control groups version 2, else 1)."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()

@@ -1,14 +1,15 @@
-"""How kernels are compiled: `jit` for the pieces, `entry` for what Python calls, and the entries' cache on disk.
+"""How kernels are compiled: `jit` for pieces, `entry` for what a team runs, `called` for what Python calls; the cache.
 
-Numba's own cache watches one source file a function and lets two writers swap entries. Here a folder stands for one
+Numba's own cache watches one source file a function and lets two writers swap files. Here a folder stands for one
 state of all kernel sources, library versions and CPU, and a file for one function and signature, replaced atomically
-and carrying its own digest: a stale, torn or foreign entry is compiled again. Entries are pickles, which run code when
+and carrying its own digest: a stale, torn or foreign file is compiled again. They are pickles, which run code when
 read, so the folder must belong to this user alone (mode 0700).
 """
 
 import contextlib
 import functools
 import hashlib
+import inspect
 import os
 import pickle
 import stat
@@ -21,15 +22,17 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 import numpy as np
-from numba import _dynfunc
+from numba import _dynfunc, types
 from numba.core.caching import NullCache
+from numba.core.ccallback import CFunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
 from numba.core.compiler_machinery import AnalysisPass, register_pass
 from numba.core.serialize import dumps
 from numba.core.typed_passes import NativeLowering
+from numba.extending import intrinsic
 
-from .simd import VECTOR_BYTES
+from .simd import I64, VECTOR_BYTES, Pointer
 
 
 class _PieceLibrary(JITCodeLibrary):
@@ -86,11 +89,60 @@ costs several times what the entry alone does.
 """
 
 
-def entry(function):
-    """A compiled function that Python calls: releases the GIL and is kept in the cache on disk."""
+def called(function):
+    """A function that Python calls: releases the GIL and is kept in the cache on disk."""
     dispatcher = _compile()(function)
     dispatcher._cache = _DiskCache(function)
     return dispatcher
+
+
+@intrinsic(prefer_literal=True)
+def _integers(typingctx, p, count):
+    """The first `count` integers at p."""
+    kind = types.UniTuple(types.int64, count.literal_value)
+
+    def codegen(context, builder, sig, args):
+        values = [builder.load(builder.gep(args[0], [I64(index)])) for index in range(kind.count)]
+        return context.make_tuple(builder, kind, values)
+
+    return kind(p, count), codegen
+
+
+class Entry:
+    """A kernel as a team runs it: `function(shared, me, like, *job)`, compiled when an element type first needs it.
+
+    `shared` and `me` are the team's counters (team.py); `like` is a pointer to elements, by which addresses among the
+    integers of the job become pointers. The machine code is a C function of (shared, me, the job's address, like).
+    """
+
+    def __init__(self, function):
+        self._function = function
+        self._addresses = {}
+        self._compiled = {}
+
+    def address(self, dtype):
+        """Where the machine code for elements of this dtype begins."""
+        address = self._addresses.get(dtype.char)
+        return self._compile(dtype) if address is None else address
+
+    def _compile(self, dtype):
+        piece, fields = jit(self._function), len(inspect.signature(self._function).parameters) - 3
+
+        def run(shared, me, job, like):
+            piece(shared, me, like, *_integers(job, fields))
+
+        counters, like = Pointer(types.int64), Pointer(numba.from_dtype(dtype))
+        compiled = CFunc(run, ((counters, counters, counters, like), types.void), {}, {"error_model": "numpy"})
+        compiled._cache = _DiskCache(self._function)
+        compiled.compile()
+        self._compiled[dtype.char] = compiled  # which holds the machine code
+        self._addresses[dtype.char] = compiled.address
+        return compiled.address
+
+
+def entry(function):
+    """The `Entry` of this function."""
+    return Entry(function)
 
 
 def cache_root() -> Path | None:
