@@ -4,7 +4,6 @@ import functools
 import os
 from pathlib import Path
 
-
 CGROUP = Path("/sys/fs/cgroup")
 
 
