@@ -18,10 +18,11 @@ import pytest
 from networks import data, fill, network
 
 import fastmlp
+from fastmlp import get_num_threads, num_threads, set_num_threads
 from fastmlp.kernels import cpu
 from fastmlp.kernels.contract import step_flops
-from fastmlp.kernels.cores import usable_cores
-from fastmlp.kernels.cpu import get_num_threads, set_num_threads, team
+from fastmlp.kernels.cores import MAX_THREADS, usable_cores
+from fastmlp.kernels.cpu import team
 from fastmlp.kernels.network import Optimizer, aligned_zeros
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,11 +180,11 @@ def test_the_same_bits_on_any_number_of_threads(name, threads, alone, runs):
 
 
 def test_the_number_of_threads_is_what_was_set_and_goes_back():
-    for count in (1, 3, team.MAX_THREADS):
+    for count in (1, 3, MAX_THREADS):
         set_num_threads(count)
         assert get_num_threads() == count
     set_num_threads(None)
-    assert get_num_threads() == min(usable_cores(), team.MAX_THREADS)
+    assert get_num_threads() == min(usable_cores(), MAX_THREADS)
 
 
 @pytest.mark.parametrize("count", [0, -1, 257, 2.0, "2", True])
@@ -194,6 +195,31 @@ def test_what_is_no_number_of_threads_is_refused_and_changes_nothing(count):
     assert get_num_threads() == 3
 
 
+def test_a_block_has_its_own_number_of_threads_in_its_own_thread():
+    set_num_threads(3)
+    with num_threads(1), ThreadPoolExecutor(1) as pool:
+        assert get_num_threads() == 1
+        assert pool.submit(get_num_threads).result(PATIENCE) == 3
+        with num_threads(5):
+            assert get_num_threads() == 5
+            set_num_threads(2)
+        assert get_num_threads() == 1
+        with (
+            pytest.raises(fastmlp.ArgumentError, match="count must be an integer from 1 to 256; got 0"),
+            num_threads(0),
+        ):
+            pass
+        assert get_num_threads() == 1
+    assert get_num_threads() == 2
+
+
+def test_a_block_ends_with_an_error_too():
+    set_num_threads(3)
+    with pytest.raises(KeyError), num_threads(1):
+        raise KeyError
+    assert get_num_threads() == 3
+
+
 def test_the_environment_sets_the_default(monkeypatch):
     monkeypatch.setenv("FASTMLP_NUM_THREADS", "5")
     assert get_num_threads() == 5
@@ -201,7 +227,7 @@ def test_the_environment_sets_the_default(monkeypatch):
     assert get_num_threads() == 2
     monkeypatch.setenv("FASTMLP_NUM_THREADS", "")
     set_num_threads(None)
-    assert get_num_threads() == min(usable_cores(), team.MAX_THREADS)
+    assert get_num_threads() == min(usable_cores(), MAX_THREADS)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "257", "1.5", "two", " 2", "²"])
@@ -235,7 +261,7 @@ def test_affinity_limits_the_threads():
     code = (
         "import os\n"
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-        "from fastmlp.kernels.cpu import get_num_threads\n"
+        "from fastmlp import get_num_threads\n"
         "print(get_num_threads())\n"
     )
     assert program(code) == (0, "1", "")
@@ -358,7 +384,8 @@ def test_workers_that_sleep_in_python_come_when_called(alone, runs, tmp_path):
         "platform.machine = lambda: 'elsewhere'\n"
         "import numpy as np\n"
         "from fastmlp.kernels import cpu\n"
-        "from fastmlp.kernels.cpu import set_num_threads, team\n"
+        "from fastmlp import set_num_threads\n"
+        "from fastmlp.kernels.cpu import team\n"
         "assert team._FUTEX is None\n"
         "set_num_threads(3)\n"
         "a = np.random.default_rng(0).normal(size=(300, 300))\n"
@@ -461,7 +488,8 @@ def test_a_process_with_parked_workers_ends_cleanly():
     code = (
         "import numpy as np\n"
         "from fastmlp.kernels import cpu\n"
-        "from fastmlp.kernels.cpu import set_num_threads, team\n"
+        "from fastmlp import set_num_threads\n"
+        "from fastmlp.kernels.cpu import team\n"
         "set_num_threads(4)\n"
         "a = np.ones((300, 300), np.float32)\n"
         "cpu.matmul(a, a, np.empty_like(a))\n"

@@ -7,12 +7,13 @@ from functools import cache
 
 import numpy as np
 
+from ..cores import get_num_threads
 from ..network import aligned_zeros
 from .activations import IDENTITY, floor_of
 from .compile import Entry, entry
 from .product import PANEL, TALL, micro_kernel
 from .simd import VECTOR_BYTES, lanes, load, pointer_at, splat, store
-from .team import LONG_FLOPS, RANK, claim, conduct, finish, get_num_threads
+from .team import LONG_FLOPS, RANK, claim, conduct, finish
 from .workspace import address
 
 CHUNKS = 64

@@ -34,9 +34,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.errors import ArgumentError
-
-from ..cores import usable_cores
+from ..cores import MAX_THREADS, get_num_threads
 from ..network import aligned_zeros
 from .compile import Entry, called, jit
 from .simd import I64, Pointer, int64_at
@@ -45,7 +43,6 @@ LINE = 8
 RUN, JOB, ENTERED, LEFT, ASLEEP, TAKEN, OVER, DONE, CLAIMS = range(9)
 RANK, SIZE, TARGET, MINE, BASES = range(5)
 
-MAX_THREADS = 256
 SPINS_BEFORE_YIELD = 4096
 SPINS_BEFORE_CLOCK = 64
 
@@ -300,7 +297,7 @@ def _serve(team, rank):
 
 
 @jit
-def _alone(entry, job):
+def alone(entry, job):
     """A run of one member, without the team's memory."""
     me = _own_line()
     for index in range(LINE):
@@ -324,11 +321,11 @@ def _conduct(team, entry, job, size, is_long):
     """Run an entry with up to `size` members, the caller being member 0; gives how many they are."""
     shared = int64_at(team)
     if size == 1 or not atomic_replace(shared + TAKEN * LINE, 0, 1):
-        _alone(entry, job)
+        alone(entry, job)
         return 1
     if not _worth_waking(shared, is_long):
         atomic_replace(shared + TAKEN * LINE, 1, 0)
-        _alone(entry, job)
+        alone(entry, job)
         return 1
     (shared + JOB * LINE)[0], (shared + JOB * LINE)[1], (shared + JOB * LINE)[2] = entry, job, size
     for line in range(DONE, CLAIMS + size):
@@ -350,34 +347,6 @@ def _dismiss(team):
     atomic_add(shared + OVER * LINE, 1)
     atomic_add(shared + RUN * LINE, 2)
     _wake(shared)
-
-
-_chosen_threads: int | None = None
-
-
-def get_num_threads() -> int:
-    """Threads a large enough call uses: as set, else FASTMLP_NUM_THREADS, else every core this process may use."""
-    if _chosen_threads is not None:
-        return _chosen_threads
-    asked = os.environ.get("FASTMLP_NUM_THREADS")
-    if not asked:
-        return min(usable_cores(), MAX_THREADS)
-    return _checked_count("FASTMLP_NUM_THREADS", int(asked) if asked.isdecimal() else asked)
-
-
-def set_num_threads(count: int | None) -> None:
-    """Use `count` threads from now on; None goes back to the default. No bit of any result depends on it.
-
-    Raises ArgumentError unless count is None or an integer from 1 to 256.
-    """
-    global _chosen_threads
-    _chosen_threads = None if count is None else _checked_count("count", count)
-
-
-def _checked_count(name: str, count: object) -> int:
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_THREADS:
-        raise ArgumentError(f"{name} must be an integer from 1 to {MAX_THREADS}; got {count!r}")
-    return count
 
 
 PARALLEL_FLOPS, PARALLEL_STEP = 2_000_000, 500_000

@@ -9,7 +9,6 @@ from .activations import copy_block, multiply_by_derivative
 from .compile import entry, jit
 from .layer import forward_layer, input_gradient, update_layer
 from .losses import chunk_rows, mean_loss, rows_loss
-from .optimizers import settings_of
 from .simd import address_of, float64_at, int64_at, pointer_at
 from .tables import (
     ACTIVATION,
@@ -154,9 +153,10 @@ def _train(
 
 def _run(
     network: Network,
-    settings: np.ndarray,
+    optimizer: Optimizer,
+    code: int,
     parameters: np.ndarray,
-    state: np.ndarray,
+    state_address: int,
     updates: int,
     x: np.ndarray,
     target: np.ndarray,
@@ -168,7 +168,8 @@ def _run(
 ) -> None:
     target_address, label_address = (0, address(target)) if target.ndim == 1 else (address(target), 0)
     job = (
-        address(parameters), parameters.size, address(state), address(settings), address(losses), len(losses),
+        workspace.kept("parameters", parameters), parameters.size, state_address,
+        workspace.settings(optimizer, code), workspace.kept("losses", losses), len(losses),
         *(workspace.tables if workspace.across is None else workspace.across), address(x), target_address,
         label_address, 0 if order is None else address(order), len(x), start, batch_size, updates,
     )  # fmt: skip
@@ -197,8 +198,14 @@ def train(
     workspace: Workspace,
 ) -> None:
     """len(losses) steps, as kernels/README.md says; writes parameters, state and losses."""
-    settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code)
-    _run(network, settings, parameters, state, updates, x, target, order, start, batch_size, losses, workspace)
+    code = OPTIMIZERS[optimizer.name].code
+    _run(
+        network, optimizer, code, parameters, workspace.kept("state", state), updates, x, target, order, start,
+        batch_size, losses, workspace,
+    )  # fmt: skip
+
+
+_NO_OPTIMIZER = Optimizer()
 
 
 def gradients(
@@ -214,6 +221,8 @@ def gradients(
     if len(x) == 0:
         gradient[:] = np.nan
         return float("nan")
-    settings = settings_of(Optimizer(), GRADIENT_CODE)
-    _run(network, settings, parameters, gradient[None], 0, x, target, None, 0, len(x), losses, workspace)
+    _run(
+        network, _NO_OPTIMIZER, GRADIENT_CODE, parameters, address(gradient), 0, x, target, None, 0,
+        len(x), losses, workspace,
+    )  # fmt: skip
     return float(losses[0])

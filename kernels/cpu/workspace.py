@@ -4,10 +4,12 @@ import threading
 
 import numpy as np
 
-from ..contract import ACTIVATIONS, LOSSES
-from ..network import Network, aligned_zeros
+from ..contract import ACTIVATIONS, LOSSES, forward_flops
+from ..cores import get_num_threads
+from ..network import Network, Optimizer, aligned_zeros
 from .across import BLOCK_ROWS, SIDE, chunk_rows, padded_rows, runs_across
 from .losses import MOST_CHUNKS
+from .optimizers import settings_of
 from .product import PANEL, pack_capacity, scratch_size
 from .simd import VECTOR_BYTES
 from .tables import (
@@ -31,7 +33,7 @@ from .tables import (
     SCRATCH,
     ZEROS,
 )
-from .team import get_num_threads
+from .team import PARALLEL_STEP
 
 FORWARD_ROWS = 256
 """Rows that `forward` takes at a time in a training workspace that has no row-major buffers for whole batches."""
@@ -76,13 +78,16 @@ class Workspace:
     """Buffers for batches of up to `rows` rows of a network, allocated once; without `training` only for `forward`.
 
     `tables` are the addresses of the layers' table and the plan that `forward` and row-major training read; `across` is
-    the same for training a network that runs across the batch, else None.
+    the same for training a network that runs across the batch, else None. `job` is kept for `forward` of up to
+    `rows_alone` rows.
     """
 
     def __init__(self, network: Network, rows: int, training: bool):
         dtype, widths, layers = network.dtype, network.widths, network.layers
         self.rows = rows
         self._buffers: list[np.ndarray] = []
+        self._roles: dict[str, tuple[np.ndarray, int]] = {}
+        self._settings: tuple[Optimizer, int, np.ndarray] | None = None
         across = training and runs_across(network)
         held = min(rows, FORWARD_ROWS) if across else rows
         keeps_z = training and not across
@@ -93,6 +98,9 @@ class Workspace:
         ]
         layers_table, plan = _tables(network, outputs, saved)
         self.tables = self._kept(layers_table, plan)
+        self.rows_alone = (PARALLEL_STEP - 1) // forward_flops(widths, 1)
+        self.job = np.array((0, *self.tables, 0, 0, 0), np.int64)
+        self.job_address = address(self.job)
         shapes = [(layer.inputs, layer.outputs) for layer in layers]
         if training:
             shapes += [(layer.outputs, layer.inputs) for layer in layers]
@@ -111,6 +119,19 @@ class Workspace:
             plan[GRADIENT1] = self._new(rows * max(widths[2::2], default=0), dtype)
             plan[PARTIAL] = self._new(MOST_CHUNKS, np.dtype(np.float64))
         self.nbytes = sum(buffer.nbytes for buffer in self._buffers) + self.products.nbytes
+
+    def kept(self, role: str, array: np.ndarray) -> int:
+        """The array's address, which is asked for once while the same array plays this role."""
+        last = self._roles.get(role)
+        if last is None or last[0] is not array:
+            last = self._roles[role] = array, address(array)
+        return last[1]
+
+    def settings(self, optimizer: Optimizer, code: int) -> int:
+        """The address of the optimiser's settings for the rule with this code."""
+        if self._settings is None or self._settings[0] is not optimizer or self._settings[1] != code:
+            self._settings = optimizer, code, settings_of(optimizer, code)
+        return self.kept("settings", self._settings[2])
 
     def _new(self, count: int, dtype: np.dtype) -> int:
         """The address of a new buffer of `count` elements."""
