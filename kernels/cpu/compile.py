@@ -28,6 +28,7 @@ from numba.core.ccallback import CFunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
 from numba.core.compiler_machinery import AnalysisPass, register_pass
+from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic
@@ -38,12 +39,29 @@ from .simd import I64, VECTOR_BYTES, Pointer
 class _PieceLibrary(JITCodeLibrary):
     """Code that exists only to be linked into an entry's: not optimised and not turned into machine code by itself."""
 
+    def _optimize_functions(self, ll_module):
+        """The entry is optimised as a whole."""
+        ll_module.data_layout = self._codegen._data_layout
+
     def finalize(self):
-        """Gather the pieces this one calls."""
-        self._raise_if_finalized()
-        for library in dict.fromkeys(self._linking_libraries):
-            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        """What it calls is linked to the entry beside it."""
         self._finalized = True
+
+
+class _WholeLibrary(JITCodeLibrary):
+    """Code with all the pieces it calls, directly or through others: each is linked once."""
+
+    def finalize(self):
+        """Gather the pieces, then as Numba does."""
+        gathered = dict.fromkeys(self._linking_libraries)
+        left = list(gathered)
+        while left:
+            library = left.pop()
+            if isinstance(library, _PieceLibrary):
+                left += [each for each in library._linking_libraries if each not in gathered]
+                gathered |= dict.fromkeys(library._linking_libraries)
+        self._linking_libraries = list(gathered)
+        super().finalize()
 
 
 @register_pass(mutates_CFG=False, analysis_only=True)
@@ -65,28 +83,77 @@ class _PublishPiece(AnalysisPass):
         return False
 
 
+_NEEDLESS = {
+    "AnnotateTypes",
+    "DumpParforDiagnostics",
+    "FindLiterallyCalls",
+    "GenericRewrites",
+    "InlineClosureLikes",
+    "InlineInlinables",
+    "InlineOverloads",
+    "LiteralPropagationSubPipelinePass",
+    "LiteralUnroll",
+    "MakeFunctionToJitFunction",
+    "NoPythonSupportedFeatureValidation",
+    "NopythonRewrites",
+    "RewriteDynamicRaises",
+    "WithLifting",
+}
+"""Passes of Numba's that serve what no kernel uses: array expressions, closures, with blocks, exceptions, literals."""
+
+
+def _needed_passes(state):
+    passes = DefaultPassBuilder.define_nopython_pipeline(state)
+    passes.passes = [each for each in passes.passes if each[0].__name__ not in _NEEDLESS]
+    return passes
+
+
 class _PieceCompiler(CompilerBase):
-    """Numba's own pipeline for a piece: all the analysis, none of the code generation."""
+    """Numba's pipeline for a piece: the analysis that it needs, none of the code generation."""
 
     def define_pipelines(self):
         """The one pipeline."""
         state = self.state
         state.flags.no_compile = True
         state["library"] = _PieceLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
-        passes = DefaultPassBuilder.define_nopython_pipeline(state)
+        passes = _needed_passes(state)
         passes.add_pass_after(_PublishPiece, NativeLowering)
         passes.finalize()
         return [passes]
 
 
-_compile = functools.partial(numba.njit, nogil=True, error_model="numpy")
+class _WholeCompiler(CompilerBase):
+    """Numba's pipeline for what is to run."""
 
-jit = _compile(pipeline_class=_PieceCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""A piece of a kernel, callable from other compiled code only.
+    def define_pipelines(self):
+        """The one pipeline."""
+        state = self.state
+        state["library"] = _WholeLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state["library"].enable_object_caching()
+        passes = _needed_passes(state)
+        passes.finalize()
+        return [passes]
 
-Numba would optimise and generate machine code for every function by itself and again in each of its callers, which
-costs several times what the entry alone does.
-"""
+
+_compile = functools.partial(numba.njit, nogil=True, error_model="numpy", pipeline_class=_WholeCompiler)
+
+
+class _PieceDispatcher(CPUDispatcher):
+    """Compiles a piece once, whatever constants its callers pass: LLVM propagates those where it inlines."""
+
+    def get_call_template(self, args, kws):
+        """Numba's own, for the arguments' plain types."""
+        return super().get_call_template(tuple(types.unliteral(each) for each in args), kws)
+
+
+def jit(function):
+    """A piece of a kernel, callable from other compiled code only.
+
+    Numba would optimise and generate machine code for every function by itself and again in each of its callers, which
+    costs several times what the entry alone does.
+    """
+    options = {"nopython": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return _PieceDispatcher(function, targetoptions=options, pipeline_class=_PieceCompiler)
 
 
 def called(function):
@@ -132,7 +199,8 @@ class Entry:
             piece(shared, me, like, *_integers(job, fields))
 
         counters, like = Pointer(types.int64), Pointer(numba.from_dtype(dtype))
-        compiled = CFunc(run, ((counters, counters, counters, like), types.void), {}, {"error_model": "numpy"})
+        signature = (counters, counters, counters, like), types.void
+        compiled = CFunc(run, signature, {}, {"error_model": "numpy"}, _WholeCompiler)
         compiled._cache = _DiskCache(self._function)
         compiled.compile()
         self._compiled[dtype.char] = compiled  # which holds the machine code
