@@ -191,6 +191,32 @@ def test_two_processes_may_write_at_once(tmp_path):
     assert run(tmp_path / "cache") == (FOUND, "")
 
 
+def test_a_new_state_makes_the_longest_unused_ones_go(fresh_choice, monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    states = [tmp_path / f"{number:020x}" for number in range(compilation.STATES_KEPT + 3)]
+    strangers = [tmp_path / "notes", tmp_path / f"{1:021x}"]
+    for age, folder in enumerate([*states, *strangers]):
+        folder.mkdir()
+        (folder / "entry").write_text("code")
+        os.utime(folder, (10**9 - age, 10**9 - age))
+    own = compilation._cache_folder()
+    assert set(tmp_path.iterdir()) == {own, *states[: compilation.STATES_KEPT], *strangers}
+
+    compilation._cache_folder.cache_clear()
+    states[-1].mkdir()
+    assert compilation._cache_folder() == own
+    assert states[-1].exists(), "a state that is not new has others deleted"
+
+
+def test_a_state_that_is_used_is_not_the_longest_unused(fresh_choice, monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    own = compilation._cache_folder()
+    os.utime(own, (10**9, 10**9))
+    compilation._cache_folder.cache_clear()
+    compilation._cache_folder()
+    assert own.stat().st_mtime > 10**9 + 1
+
+
 def copied_sources(tmp_path):
     for folder in ("fastmlp", "kernels"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -12,6 +12,8 @@ import hashlib
 import inspect
 import os
 import pickle
+import re
+import shutil
 import stat
 import sys
 import tempfile
@@ -242,6 +244,19 @@ def _state_digest() -> str:
     return digest.hexdigest()[:20]
 
 
+STATES_KEPT = 16
+"""Folders of other states, of releases before or other CPUs of a cluster, that are kept beside a new one."""
+
+
+def _forget_old_states(root: Path, folder: Path) -> None:
+    """Delete the folders of other states that have been unused for longest; a process that uses one compiles again."""
+    with contextlib.suppress(OSError):  # another process does the same
+        others = [each for each in root.iterdir() if re.fullmatch(r"[0-9a-f]{20}", each.name) and each != folder]
+        others = sorted((each for each in others if each.is_dir()), key=lambda each: each.stat().st_mtime)
+        for each in others[:-STATES_KEPT]:
+            shutil.rmtree(each, ignore_errors=True)
+
+
 @functools.cache
 def _cache_folder() -> Path | None:
     """The folder for this state, made and checked once a process; None, with one warning, where there can be none."""
@@ -251,10 +266,14 @@ def _cache_folder() -> Path | None:
     else:
         try:
             folder = root / _state_digest()
+            is_new = not folder.exists()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = folder.stat()
             private = os.name == "nt" or (status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o022)
             if private and os.access(folder, os.W_OK):
+                os.utime(folder)  # when it was used last
+                if is_new:
+                    _forget_old_states(root, folder)
                 return folder
             reason = f"{folder} can be written by others" if not private else f"{folder} is read-only"
         except OSError as error:
