@@ -392,6 +392,7 @@ class _Team:
     def __init__(self, size: int) -> None:
         self.size = size
         _serve.compile((types.int64, types.int64))
+        _dismiss.compile((types.int64,))
         length = (CLAIMS + size) * LINE + size * _private_length.py_func(size)
         self._memory = aligned_zeros(length, np.int64)
         self.address = self._memory.__array_interface__["data"][0]
