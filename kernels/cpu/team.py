@@ -240,7 +240,7 @@ def claim(shared, me, chunks):
 
 @jit
 def move_on(shared, me, chunks):
-    """Be ready for the next phase, whose `finish` waits for this one's chunks too: all are claimed, not yet all done."""
+    """Be ready for the next phase, whose `finish` waits for its chunks too: all are claimed, not all done."""
     size = me[SIZE]
     mine = me[MINE]
     me[MINE] = 0
