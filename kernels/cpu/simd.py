@@ -735,18 +735,20 @@ def tile_dot_add(typingctx, tile, a, a_row, b, b_row, width):
 
 
 @intrinsic
-def tile_lane_sums(typingctx, tile, p):
-    """Write the sum of each vector's lanes, rows * columns numbers side by side, to p; the same tree for each.
+def tile_lane_sums(typingctx, tile, p, row_stride, width, old_width):
+    """Write the sum of each vector's lanes, `width` numbers a row, to p; to the first `old_width` add what is there.
 
-    Vectors are folded in pairs, half of the lanes of one onto half of the other's, until one vector holds all the sums.
+    Vectors are folded in pairs, half of the lanes of one onto half of the other's, until one vector holds all the sums:
+    the same tree for each.
     """
 
     def codegen(context, builder, sig, args):
-        value, base = args
+        value, base, stride, width, old_width = args
         vector = _llvm_vector(tile.dtype)
         indices = ir.VectorType(I32, vector.count)
         zero = ir.Constant(vector, None)
         total = tile.rows * tile.columns
+        mask, old_mask = (_lane_mask(builder, count, vector.count) for count in (width, old_width))
         for start in range(0, total, vector.count):
             count = min(vector.count, total - start)
             folded = [builder.extract_value(value, start + index) for index in range(count)]
@@ -768,15 +770,16 @@ def tile_lane_sums(typingctx, tile, p):
                     for a, b in zip(folded[:half], folded[half:], strict=True)
                 ]
                 half //= 2
-            _masked_store(
-                builder,
-                folded[0],
-                builder.gep(base, [I64(start)]),
-                ir.Constant(ir.VectorType(I1, vector.count), [lane < count for lane in range(vector.count)]),
-            )
+            for first in range(0, count, tile.columns):
+                lanes = [min(first + lane, vector.count - 1) for lane in range(vector.count)]
+                row = builder.shuffle_vector(folded[0], zero, ir.Constant(indices, lanes))
+                offset = builder.mul(stride, I64((start + first) // tile.columns))
+                address = builder.gep(base, [offset])
+                old = _masked_load(builder, address, old_mask, vector)
+                _masked_store(builder, builder.fadd(row, old), address, mask)
         return context.get_dummy_value()
 
-    return types.void(tile, p), codegen
+    return types.void(tile, p, types.intp, types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -796,32 +799,57 @@ def tile_at_least(typingctx, tile, floor):
     return tile(tile, tile.dtype), codegen
 
 
-@intrinsic
-def transpose_square(typingctx, source, source_row, target, target_row):
-    """target[j, i] = source[i, j] for a square of one vector's lanes; the strides are in elements between rows.
+def _transposed(builder, rows):
+    """The columns of a square of vectors.
 
     Blocks of half the size change places, then blocks of a quarter within each, down to single elements.
     """
+    count = len(rows)
+    indices = ir.VectorType(I32, count)
+    half = count // 2
+    while half:
+        upper = ir.Constant(indices, [count + lane - half if lane & half else lane for lane in range(count)])
+        lower = ir.Constant(indices, [count + lane if lane & half else lane + half for lane in range(count)])
+        for index in range(count):
+            if not index & half:
+                a, b = rows[index], rows[index + half]
+                rows[index] = builder.shuffle_vector(a, b, upper)
+                rows[index + half] = builder.shuffle_vector(a, b, lower)
+        half //= 2
+    return rows
+
+
+@intrinsic
+def transpose_square(typingctx, source, source_row, target, target_row):
+    """target[j, i] = source[i, j] for a square of one vector's lanes; the strides are in elements between rows."""
 
     def codegen(context, builder, sig, args):
         vector = _llvm_vector(source.dtype)
-        count = vector.count
-        rows = [
-            _plain_load(builder, builder.gep(args[0], [builder.mul(args[1], I64(row))]), vector) for row in range(count)
-        ]
-        indices = ir.VectorType(I32, count)
-        half = count // 2
-        while half:
-            upper = ir.Constant(indices, [count + lane - half if lane & half else lane for lane in range(count)])
-            lower = ir.Constant(indices, [count + lane if lane & half else lane + half for lane in range(count)])
-            for index in range(count):
-                if not index & half:
-                    a, b = rows[index], rows[index + half]
-                    rows[index] = builder.shuffle_vector(a, b, upper)
-                    rows[index + half] = builder.shuffle_vector(a, b, lower)
-            half //= 2
-        for index, row in enumerate(rows):
-            _plain_store(builder, row, builder.gep(args[2], [builder.mul(args[3], I64(index))]))
+        addresses = [builder.gep(args[0], [builder.mul(args[1], I64(row))]) for row in range(vector.count)]
+        columns = _transposed(builder, [_plain_load(builder, address, vector) for address in addresses])
+        for index, column in enumerate(columns):
+            _plain_store(builder, column, builder.gep(args[2], [builder.mul(args[3], I64(index))]))
         return context.get_dummy_value()
 
     return types.void(source, types.intp, target, types.intp), codegen
+
+
+@intrinsic
+def transpose_picked(typingctx, source, source_row, picks, width, target, target_row):
+    """target[j, i] = source[picks[i], j], j < width, for one vector of i; reads and writes nothing beyond the width."""
+
+    def codegen(context, builder, sig, args):
+        source_at, source_step, picks_at, width, target_at, target_step = args
+        vector = _llvm_vector(source.dtype)
+        mask = _lane_mask(builder, width, vector.count)
+        rows = []
+        for index in range(vector.count):
+            pick = builder.load(builder.gep(picks_at, [I64(index)]))
+            address = builder.gep(source_at, [builder.mul(source_step, pick)])
+            rows.append(_masked_load(builder, address, mask, vector))
+        for index, column in enumerate(_transposed(builder, rows)):
+            with builder.if_then(builder.icmp_signed("<", I64(index), width)):
+                _plain_store(builder, column, builder.gep(target_at, [builder.mul(target_step, I64(index))]))
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, Pointer(types.int64), types.intp, target, types.intp), codegen
