@@ -122,7 +122,7 @@ def padded(n: int, unit: int) -> int:
 def padded_rows(n, count):
     """Columns of a feature-major buffer of n rows, `count` lanes a vector: whole tiles and at most one vector more."""
     vectors = -(-n // count)
-    if vectors % COLUMNS > 1:
+    if vectors % COLUMNS > 2:
         vectors += COLUMNS - vectors % COLUMNS
     return vectors * count
 
@@ -191,7 +191,7 @@ def _dot_kernel(rows, columns):
         tile = tile_zeros(rows, columns, a)
         for i in range(0, n, lanes(a)):
             tile = tile_dot_add(tile, a + i, a_row, b + i, b_row, n - i)
-        tile_lane_sums(tile, c, c_row, width, width if adds else 0)
+        tile_lane_sums(tile, c, c_row, width, adds)
 
     return dot
 
@@ -201,7 +201,7 @@ _dot_short_wide, _dot_short_thin = _dot_kernel(2, COLUMNS), _dot_kernel(2, 2)
 
 
 @jit
-def _dots(n, rows, m, columns, x, g, c, adds):
+def _dots(n, rows, m, columns, x, g, c, row, adds):
     """c[rows, m] = x[rows, n] g[m, n]^T, both stored with `columns` elements a row; `adds` adds c."""
     j = 0
     while j < m:
@@ -211,7 +211,7 @@ def _dots(n, rows, m, columns, x, g, c, adds):
         while i < rows:
             i_count = ROWS if rows - i >= ROWS else min(2, rows - i)
             once = 0 if i_count == 1 else 1
-            a, a_row, c_ij, c_row = x + i * columns, once * columns, c + (i * m + j), once * m
+            a, a_row, c_ij, c_row = x + i * columns, once * columns, c + (i * row + j), once * row
             if i_count == ROWS:
                 if j_count == COLUMNS:
                     _dot_tall_wide(n, a, a_row, b, b_row, c_ij, c_row, j_count, adds)
@@ -233,8 +233,8 @@ def _add_gradient(layer, n, columns, x, g, turned, zeros, total, adds):
     more the gradients g[m, columns] are transposed, and the lanes are the outputs.
     """
     k, m, row = layer[INPUTS], layer[OUTPUTS], layer[GRADIENT_ROW]
-    if 2 * m <= lanes(x):
-        _dots(n, k + 1, m, columns, x, g, total, adds)
+    if 2 * m <= lanes(x) or k * lanes(x) < n:
+        _dots(n, k + 1, m, columns, x, g, total, row, adds)
     else:
         for i in range(0, n, lanes(x)):
             for j in range(0, m, lanes(x)):

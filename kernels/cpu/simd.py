@@ -735,20 +735,20 @@ def tile_dot_add(typingctx, tile, a, a_row, b, b_row, width):
 
 
 @intrinsic
-def tile_lane_sums(typingctx, tile, p, row_stride, width, old_width):
-    """Write the sum of each vector's lanes, `width` numbers a row, to p; to the first `old_width` add what is there.
+def tile_lane_sums(typingctx, tile, p, row_stride, width, adds):
+    """Write the sum of each vector's lanes, `width` numbers a row, to p; `adds` adds what is there.
 
     Vectors are folded in pairs, half of the lanes of one onto half of the other's, until one vector holds all the sums:
     the same tree for each.
     """
 
     def codegen(context, builder, sig, args):
-        value, base, stride, width, old_width = args
+        value, base, stride, width, adds = args
         vector = _llvm_vector(tile.dtype)
         indices = ir.VectorType(I32, vector.count)
         zero = ir.Constant(vector, None)
         total = tile.rows * tile.columns
-        mask, old_mask = (_lane_mask(builder, count, vector.count) for count in (width, old_width))
+        mask, rows = _lane_mask(builder, width, tile.columns), []
         for start in range(0, total, vector.count):
             count = min(vector.count, total - start)
             folded = [builder.extract_value(value, start + index) for index in range(count)]
@@ -771,15 +771,20 @@ def tile_lane_sums(typingctx, tile, p, row_stride, width, old_width):
                 ]
                 half //= 2
             for first in range(0, count, tile.columns):
-                lanes = [min(first + lane, vector.count - 1) for lane in range(vector.count)]
-                row = builder.shuffle_vector(folded[0], zero, ir.Constant(indices, lanes))
-                offset = builder.mul(stride, I64((start + first) // tile.columns))
-                address = builder.gep(base, [offset])
-                old = _masked_load(builder, address, old_mask, vector)
-                _masked_store(builder, builder.fadd(row, old), address, mask)
+                row = ir.Constant(ir.VectorType(I32, tile.columns), list(range(first, first + tile.columns)))
+                address = builder.gep(base, [builder.mul(stride, I64((start + first) // tile.columns))])
+                rows.append((builder.shuffle_vector(folded[0], zero, row), address))
+        with builder.if_else(adds) as (then, otherwise):
+            with then:
+                for row, address in rows:
+                    old = _masked_load(builder, address, mask, row.type)
+                    _masked_store(builder, builder.fadd(row, old), address, mask)
+            with otherwise:
+                for row, address in rows:
+                    _masked_store(builder, row, address, mask)
         return context.get_dummy_value()
 
-    return types.void(tile, p, types.intp, types.intp, types.intp), codegen
+    return types.void(tile, p, types.intp, types.intp, types.boolean), codegen
 
 
 @intrinsic
