@@ -40,6 +40,7 @@ from .simd import (
     tile_zeros,
     transpose_picked,
     transpose_square,
+    variable,
     wide_add,
     wide_add_square,
     wide_total,
@@ -81,8 +82,8 @@ COLUMNS = 4 if VECTOR_BYTES == 64 else 2
 ROWS, THIN_ROWS = 4, 8
 """Features of a tile of COLUMNS vectors, and of one vector alone, which needs more of them to fill the pipelines."""
 
-LARGEST_BLOCK, BLOCK_BYTES = 256, 72 * 1024
-"""Rows of a block, and bytes of what it holds of all layers at most: it goes back through what L1 and L2 still have."""
+LARGEST_BLOCK, BLOCK_PRODUCTS = 256, 2**18
+"""Rows of a block, and multiply-adds of its forward pass at most: with the way back some 5 us, enough to share out."""
 
 MOST_CHUNKS = 32
 """Chunks of a batch at most, each with its own copy of the gradients."""
@@ -102,7 +103,8 @@ def runs_across(network: Network) -> bool:
 def block_rows(network: Network) -> int:
     """Rows of a block: whole tiles, by the network's widths alone."""
     rows = COLUMNS * VECTOR_BYTES // network.dtype.itemsize
-    while rows < LARGEST_BLOCK and 2 * rows * sum(network.widths) * network.dtype.itemsize <= BLOCK_BYTES:
+    products = sum(layer.inputs * layer.outputs for layer in network.layers)
+    while 2 * rows <= LARGEST_BLOCK and 2 * rows * products <= BLOCK_PRODUCTS:
         rows *= 2
     return rows
 
@@ -240,7 +242,8 @@ def _add_gradient(layer, n, columns, x, g, turned, zeros, total, adds):
             for j in range(0, m, lanes(x)):
                 transpose_square(g + (j * columns + i), columns, turned + (i * row + j), row)
         floor = floor_of(IDENTITY, x)
-        _product(k + 1, row, n, x, columns, 1, turned, row, zeros, 0, total, row, floor, adds)
+        one, none = variable(1), variable(0)
+        _product(k + 1, row, n, x, columns, one, turned, row, zeros, none, total, row, floor, adds)
 
 
 @jit
@@ -306,9 +309,9 @@ def _softmax(n, m, columns, y, t, has_labels, dy, divisor):
 def _block_loss(loss, batch, n, m, columns, y, t, has_labels, dy):
     """What n rows of y[m, columns] add to a batch's J, not yet divided by its size; dJ/dy to dy[m, columns]."""
     if loss == MSE:
-        return _squares(n, m, columns, y, t, dy, batch * m / 2)
+        return _squares(n, m, columns, y, t, dy, batch * m * 0.5)
     if loss == HALF_MSE:
-        return _squares(n, m, columns, y, t, dy, batch)
+        return _squares(n, m, columns, y, t, dy, batch * 1.0)
     if loss == CROSS_ENTROPY:
         return _softmax(n, m, columns, y, t, has_labels, dy, batch)
     return _binary(n, m, columns, y, t, dy, batch * m)
@@ -351,6 +354,7 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, ar
     The last row of x is ones.
     """
     last = plan[LAYERS] - 1
+    one, none, never = variable(1), variable(0), variable(False)
     below = x
     for index in range(last + 1):
         layer = layers + index * LAYER_FIELDS
@@ -358,7 +362,7 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, ar
         y, saved, keeps = arena + layer[OUTPUT], arena + layer[SAVED], layer[SAVED] != layer[OUTPUT]
         floor = floor_of(IDENTITY if keeps else activation, y)
         weights, bias = w + layer[WEIGHTS], w + layer[BIAS]
-        _product(m, columns, k, weights, 1, m, below, columns, bias, 1, y, columns, floor, False)
+        _product(m, columns, k, weights, one, m, below, columns, bias, one, y, columns, floor, never)
         if keeps:
             copy_block(1, m * columns, y, 0, saved, 0)
         if keeps or activation != RELU:
@@ -380,7 +384,7 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, ar
         if index > 0:
             dx = arena + plan[GRADIENT0 + (index - 1) % 2]
             floor = floor_of(IDENTITY, dx)
-            _product(k, columns, m, w + layer[WEIGHTS], m, 1, g, columns, zeros, 0, dx, columns, floor, False)
+            _product(k, columns, m, w + layer[WEIGHTS], m, one, g, columns, zeros, none, dx, columns, floor, never)
             multiply_by_derivative(before[ACTIVATION], 1, k * columns, dx, 0, arena + before[SAVED], 0)
     return value
 
@@ -420,18 +424,15 @@ def _update_layer(copies, size, chunks, layer, share, shares, settings, updates,
             count = min(lanes(w), end - j)
             sum_ = load_first(total + j, count) + load_first(total + (chunk * size + j), count)
             store_first(total + j, sum_, count)
-    rows = min(after, k) - first
-    place = layer[WEIGHTS] + first * m
-    if row == m:
-        rows, columns = min(rows, 1), rows * m
-    else:
-        columns = m
-    slots = state + place
-    update(settings, updates, settings[L2], rows, columns, total, row, w + place, m, slots, slots + slot)
-    if after > k:
-        place, total = layer[BIAS], copies + (layer[GRADIENT] + k * row)
+    for part in range(2):
+        if part == 0:
+            rows, columns, g, place, l2 = min(after, k) - first, m, total, layer[WEIGHTS] + first * m, settings[L2]
+            if row == m:
+                rows, columns = min(rows, 1), rows * m
+        else:
+            rows, columns, g, place, l2 = after // (k + 1), m, copies + (layer[GRADIENT] + k * row), layer[BIAS], 0.0
         slots = state + place
-        update(settings, updates, 0.0, 1, m, total, 0, w + place, 0, slots, slots + slot)
+        update(settings, updates, l2, rows, columns, g, row, w + place, m, slots, slots + slot)
 
 
 @entry
@@ -473,8 +474,8 @@ def train_across(
             while index >= 0:
                 if index < work - 1:
                     _update_layer(
-                        copies, plan[COPY_SIZE], chunks, layers + index // shares * LAYER_FIELDS, index % shares, shares,
-                        pointer(settings), updates + step, w, pointer(state), parameters.size,
+                        copies, plan[COPY_SIZE], chunks, layers + index // shares * LAYER_FIELDS, index % shares,
+                        shares, pointer(settings), updates + step, w, pointer(state), parameters.size,
                     )  # fmt: skip
                 else:
                     losses[step] = mean_loss(plan[LOSS], n, m, partial, chunks)

@@ -60,7 +60,10 @@ _TANH_END = constant(9.5, 19.5)
 
 @jit
 def tanh(x):
-    """d / (d + 2) with the sign of x, d = e^2|x| - 1, which n ln 2 + r = 2|x| gives as 2^n (e^r - 1) + (2^n - 1)."""
+    """With the sign of x, d / (d + 2), d = e^2|x| - 1 = 2^n (e^r - 1) + (2^n - 1) where 2|x| = n ln 2 + r.
+
+    What rounding takes from d + 2 is given back to the quotient.
+    """
     size = absolute(x)
     size = select(size > _TANH_END(x), _TANH_END(x), size)
     n = round_to_even(size * (2.0 * LOG2_E))

@@ -163,6 +163,13 @@ def element(typingctx, p, value):
     )
 
 
+@intrinsic
+def variable(typingctx, value):
+    """A literal as a value like any other: Numba compiles what takes literals once for each."""
+    kind = types.unliteral(value)
+    return kind(kind), lambda context, builder, sig, args: args[0]
+
+
 class _PointerArithmetic(AbstractTemplate):
     def generic(self, args, kws):
         if len(args) == 2 and isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
@@ -745,10 +752,10 @@ def tile_lane_sums(typingctx, tile, p, row_stride, width, adds):
     def codegen(context, builder, sig, args):
         value, base, stride, width, adds = args
         vector = _llvm_vector(tile.dtype)
-        indices = ir.VectorType(I32, vector.count)
+        lanes = ir.VectorType(I32, vector.count)
         zero = ir.Constant(vector, None)
         total = tile.rows * tile.columns
-        mask, rows = _lane_mask(builder, width, tile.columns), []
+        pieces = []
         for start in range(0, total, vector.count):
             count = min(vector.count, total - start)
             folded = [builder.extract_value(value, start + index) for index in range(count)]
@@ -757,7 +764,7 @@ def tile_lane_sums(typingctx, tile, p, row_stride, width, adds):
             while half:
                 upper, lower = (
                     ir.Constant(
-                        indices,
+                        lanes,
                         [
                             (vector.count + lane - half + shift if lane & half else lane + shift)
                             for lane in range(vector.count)
@@ -770,18 +777,22 @@ def tile_lane_sums(typingctx, tile, p, row_stride, width, adds):
                     for a, b in zip(folded[:half], folded[half:], strict=True)
                 ]
                 half //= 2
-            for first in range(0, count, tile.columns):
-                row = ir.Constant(ir.VectorType(I32, tile.columns), list(range(first, first + tile.columns)))
-                address = builder.gep(base, [builder.mul(stride, I64((start + first) // tile.columns))])
-                rows.append((builder.shuffle_vector(folded[0], zero, row), address))
+            row, column, lane = start // tile.columns, start % tile.columns, 0
+            while lane < count:
+                length = min(tile.columns - column, count - lane)
+                indices = ir.Constant(ir.VectorType(I32, length), list(range(lane, lane + length)))
+                address = builder.gep(base, [builder.add(builder.mul(stride, I64(row)), I64(column))])
+                mask = _lane_mask(builder, width, length, column)
+                pieces.append((builder.shuffle_vector(folded[0], zero, indices), address, mask))
+                row, column, lane = row + 1, 0, lane + length
         with builder.if_else(adds) as (then, otherwise):
             with then:
-                for row, address in rows:
-                    old = _masked_load(builder, address, mask, row.type)
-                    _masked_store(builder, builder.fadd(row, old), address, mask)
+                for piece, address, mask in pieces:
+                    old = _masked_load(builder, address, mask, piece.type)
+                    _masked_store(builder, builder.fadd(piece, old), address, mask)
             with otherwise:
-                for row, address in rows:
-                    _masked_store(builder, row, address, mask)
+                for piece, address, mask in pieces:
+                    _masked_store(builder, piece, address, mask)
         return context.get_dummy_value()
 
     return types.void(tile, p, types.intp, types.intp, types.boolean), codegen
