@@ -79,7 +79,7 @@ WIDEST = 128
 COLUMNS = 4 if VECTOR_BYTES == 64 else 2
 """Vectors of a tile: with ROWS they leave room for the operands in 32 registers, or in 16."""
 
-ROWS, THIN_ROWS = 4, 8
+ROWS, THIN_ROWS = 4 if VECTOR_BYTES == 64 else 6, 8
 """Features of a tile of COLUMNS vectors, and of one vector alone, which needs more of them to fill the pipelines."""
 
 LARGEST_BLOCK, BLOCK_PRODUCTS = 256, 2**18
