@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         FastMLPError,
         ShapeError,
     )
+    from .kernels.cores import get_num_threads, num_threads, set_num_threads
     from .network import MLP
+    from .warming import warmup
 
 _HOME = {
     "MLP": "network",
@@ -33,6 +35,10 @@ _HOME = {
     "DTypeError": "errors",
     "FastMLPError": "errors",
     "ShapeError": "errors",
+    "get_num_threads": "kernels.cores",
+    "num_threads": "kernels.cores",
+    "set_num_threads": "kernels.cores",
+    "warmup": "warming",
 }
 
 __all__ = [
@@ -44,8 +50,12 @@ __all__ = [
     "FastMLPError",
     "NeuralNetwork",
     "ShapeError",
+    "get_num_threads",
+    "num_threads",
+    "set_num_threads",
     "test",
     "train",
+    "warmup",
 ]
 
 

@@ -20,7 +20,8 @@ from fastmlp.kernels.cpu.bias_add import _bias_add
 x, b, out = np.arange(6.0).reshape(2, 3), np.arange(3.0), np.empty((2, 3))
 bias_add(x, b, out)
 assert (out == x + b).all()
-print(sum(_bias_add.stats.cache_hits.values()), sum(_bias_add.stats.cache_misses.values()))
+hits = _bias_add._compiled["d"].cache_hits
+print(hits, 1 - hits)
 """
 FOUND, COMPILED = "1 0", "0 1"
 
@@ -50,7 +51,8 @@ def run(cache, **variables):
 
 
 def entries(cache):
-    return sorted(path for path in cache.rglob("*") if path.is_file())
+    """Every file but the one that calls entries."""
+    return sorted(path for path in cache.rglob("*") if path.is_file() and "team._conduct-" not in path.name)
 
 
 @pytest.fixture(scope="module")
@@ -154,16 +156,16 @@ def test_without_a_choice_the_cache_lies_in_the_users_own(tmp_path):
 @pytest.fixture
 def fresh_choice():
     """The folder is chosen once a process; here it is chosen anew, before and after."""
-    compilation._cache_folder.cache_clear()
+    compilation.cache_folder.cache_clear()
     yield
-    compilation._cache_folder.cache_clear()
+    compilation.cache_folder.cache_clear()
 
 
 def test_no_home_at_all_is_one_warning_a_process(fresh_choice, monkeypatch):
     monkeypatch.setattr(compilation, "cache_root", lambda: None)
     with pytest.warns(RuntimeWarning, match="there is no home folder"):
-        assert compilation._cache_folder() is None
-    assert compilation._cache_folder() is None  # a second warning would be an error
+        assert compilation.cache_folder() is None
+    assert compilation.cache_folder() is None  # a second warning would be an error
 
 
 @posix
@@ -171,14 +173,14 @@ def test_a_folder_of_someone_else_is_refused(fresh_choice, monkeypatch, tmp_path
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compilation.os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
     with pytest.warns(RuntimeWarning, match="can be written by others"):
-        assert compilation._cache_folder() is None
+        assert compilation.cache_folder() is None
 
 
 def test_a_read_only_folder_is_refused(fresh_choice, monkeypatch, tmp_path):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compilation.os, "access", lambda path, mode: mode != os.W_OK)  # the superuser may write anyway
     with pytest.warns(RuntimeWarning, match="is read-only"):
-        assert compilation._cache_folder() is None
+        assert compilation.cache_folder() is None
 
 
 def test_two_processes_may_write_at_once(tmp_path):
@@ -187,6 +189,32 @@ def test_two_processes_may_write_at_once(tmp_path):
         assert finish(process)[1] == ""
     assert len(entries(tmp_path / "cache")) == 1
     assert run(tmp_path / "cache") == (FOUND, "")
+
+
+def test_a_new_state_makes_the_longest_unused_ones_go(fresh_choice, monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    states = [tmp_path / f"{number:020x}" for number in range(compilation.STATES_KEPT + 3)]
+    strangers = [tmp_path / "notes", tmp_path / f"{1:021x}"]
+    for age, folder in enumerate([*states, *strangers]):
+        folder.mkdir()
+        (folder / "entry").write_text("code")
+        os.utime(folder, (10**9 - age, 10**9 - age))
+    own = compilation.cache_folder()
+    assert set(tmp_path.iterdir()) == {own, *states[: compilation.STATES_KEPT], *strangers}
+
+    compilation.cache_folder.cache_clear()
+    states[-1].mkdir()
+    assert compilation.cache_folder() == own
+    assert states[-1].exists(), "a state that is not new has others deleted"
+
+
+def test_a_state_that_is_used_is_not_the_longest_unused(fresh_choice, monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    own = compilation.cache_folder()
+    os.utime(own, (10**9, 10**9))
+    compilation.cache_folder.cache_clear()
+    compilation.cache_folder()
+    assert own.stat().st_mtime > 10**9 + 1
 
 
 def copied_sources(tmp_path):

@@ -48,7 +48,6 @@ from fastmlp.kernels.cpu.simd import (
     tile_zeros,
     transpose_picked,
     transpose_square,
-    variable,
     wide_add,
     wide_add_square,
     wide_total,
@@ -542,16 +541,3 @@ def test_picked_rows_are_transposed_up_to_a_width(gap, dtype, count, rng, canary
         assert_same_bits(target[:held, :count], source[picks, :held].T)
         assert np.isnan(target[held]).all()
         assert np.isnan(target[:, count:]).all()
-
-
-def test_a_variable_is_no_literal():
-    @compiled
-    def double(n):
-        return n + n
-
-    @compiled
-    def program():
-        return double(variable(1)), double(variable(2)), double(variable(False))
-
-    assert program() == (2, 4, 0)
-    assert len(double.overloads) == 2

@@ -20,11 +20,12 @@ from .simd import (
     VECTOR_BYTES,
     address_of,
     element,
+    float64_at,
+    int64_at,
     keep_first,
     lanes,
     load,
     load_first,
-    pointer,
     pointer_at,
     select,
     splat,
@@ -40,7 +41,6 @@ from .simd import (
     tile_zeros,
     transpose_picked,
     transpose_square,
-    variable,
     wide_add,
     wide_add_square,
     wide_total,
@@ -71,7 +71,7 @@ from .tables import (
     WEIGHTS,
     ZEROS,
 )
-from .team import claim, enter, finish, leave, private
+from .team import RANK, claim, finish
 
 WIDEST = 128
 """No layer may be wider: one member's buffers, a block of rows of every layer, must stay in L2."""
@@ -242,8 +242,7 @@ def _add_gradient(layer, n, columns, x, g, turned, zeros, total, adds):
             for j in range(0, m, lanes(x)):
                 transpose_square(g + (j * columns + i), columns, turned + (i * row + j), row)
         floor = floor_of(IDENTITY, x)
-        one, none = variable(1), variable(0)
-        _product(k + 1, row, n, x, columns, one, turned, row, zeros, none, total, row, floor, adds)
+        _product(k + 1, row, n, x, columns, 1, turned, row, zeros, 0, total, row, floor, adds)
 
 
 @jit
@@ -354,7 +353,6 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, ar
     The last row of x is ones.
     """
     last = plan[LAYERS] - 1
-    one, none, never = variable(1), variable(0), variable(False)
     below = x
     for index in range(last + 1):
         layer = layers + index * LAYER_FIELDS
@@ -362,7 +360,7 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, ar
         y, saved, keeps = arena + layer[OUTPUT], arena + layer[SAVED], layer[SAVED] != layer[OUTPUT]
         floor = floor_of(IDENTITY if keeps else activation, y)
         weights, bias = w + layer[WEIGHTS], w + layer[BIAS]
-        _product(m, columns, k, weights, one, m, below, columns, bias, one, y, columns, floor, never)
+        _product(m, columns, k, weights, 1, m, below, columns, bias, 1, y, columns, floor, False)
         if keeps:
             copy_block(1, m * columns, y, 0, saved, 0)
         if keeps or activation != RELU:
@@ -384,7 +382,7 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, ar
         if index > 0:
             dx = arena + plan[GRADIENT0 + (index - 1) % 2]
             floor = floor_of(IDENTITY, dx)
-            _product(k, columns, m, w + layer[WEIGHTS], m, one, g, columns, zeros, none, dx, columns, floor, never)
+            _product(k, columns, m, w + layer[WEIGHTS], m, 1, g, columns, zeros, 0, dx, columns, floor, False)
             multiply_by_derivative(before[ACTIVATION], 1, k * columns, dx, 0, arena + before[SAVED], 0)
     return value
 
@@ -394,7 +392,7 @@ def _chunk(plan, layers, batch, start, n, first, order, x, target, labels, fresh
     """Rows start .. start + n of the batch, block by block; `first` is the batch's first position."""
     k, m = layers[INPUTS], layers[(plan[LAYERS] - 1) * LAYER_FIELDS + OUTPUTS]
     has_labels, block = address_of(labels) != 0, plan[BLOCK]
-    picks = pointer_at(address_of(arena + plan[SCRATCH]), layers)
+    picks = int64_at(address_of(arena + plan[SCRATCH]))
     value = 0.0
     for begin in range(start, start + n, block):
         count = min(block, start + n - begin)
@@ -437,49 +435,47 @@ def _update_layer(copies, size, chunks, layer, share, shares, settings, updates,
 
 @entry
 def train_across(
-    parameters, state, settings, losses, layers_array, plan_array, x_address, target_address, label_address,
-    order_address, rows, start, batch_size, updates, shared_array, size, rank,
+    shared, me, like, parameters, size, state_address, settings_address, losses_address, steps, layers_address,
+    plan_address, x_address, target_address, label_address, order_address, rows, start, batch_size, updates,
 ):  # fmt: skip
-    """The steps of train._train, by the same arguments, for a network that runs across the batch."""
-    shared = pointer(shared_array)
-    me = private(shared, size, rank)
-    if enter(shared, me):
-        plan, layers, w = pointer(plan_array), pointer(layers_array), pointer(parameters)
-        x, target = pointer_at(x_address, w), pointer_at(target_address, w)
-        labels, order = pointer_at(label_address, layers), pointer_at(order_address, layers)
-        arena = pointer_at(plan[ARENAS], w) + rank * plan[ARENA_SIZE]
-        copies, partial = pointer_at(plan[COPIES], w), pointer_at(plan[PARTIAL], pointer(losses))
-        m = layers[(plan[LAYERS] - 1) * LAYER_FIELDS + OUTPUTS]
-        position, held = start, 0
-        for step in range(losses.size):
-            n = min(batch_size, rows - position % rows)
-            first = position if order_address != 0 else position % rows
-            fresh = order_address != 0 or n < rows or held < rows  # else all rows lie there from the step before
-            held = n
-            chunk_size = chunk_rows(n, plan[BLOCK])
-            chunks = -(-n // chunk_size)
+    """The steps of train._train, by the same job, for a network that runs across the batch."""
+    plan, layers = int64_at(plan_address), int64_at(layers_address)
+    losses, settings = float64_at(losses_address), float64_at(settings_address)
+    w, state = pointer_at(parameters, like), pointer_at(state_address, like)
+    x, target = pointer_at(x_address, like), pointer_at(target_address, like)
+    labels, order = int64_at(label_address), int64_at(order_address)
+    arena = pointer_at(plan[ARENAS], like) + me[RANK] * plan[ARENA_SIZE]
+    copies, partial = pointer_at(plan[COPIES], like), float64_at(plan[PARTIAL])
+    m = layers[(plan[LAYERS] - 1) * LAYER_FIELDS + OUTPUTS]
+    position, held = start, 0
+    for step in range(steps):
+        n = min(batch_size, rows - position % rows)
+        first = position if order_address != 0 else position % rows
+        fresh = order_address != 0 or n < rows or held < rows  # else all rows lie there from the step before
+        held = n
+        chunk_size = chunk_rows(n, plan[BLOCK])
+        chunks = -(-n // chunk_size)
+        chunk = claim(shared, me, chunks)
+        while chunk >= 0:
+            begin = chunk * chunk_size
+            partial[chunk] = _chunk(
+                plan, layers, n, begin, min(chunk_size, n - begin), first, order, x, target, labels, fresh,
+                w, copies + chunk * plan[COPY_SIZE], arena,
+            )  # fmt: skip
             chunk = claim(shared, me, chunks)
-            while chunk >= 0:
-                begin = chunk * chunk_size
-                partial[chunk] = _chunk(
-                    plan, layers, n, begin, min(chunk_size, n - begin), first, order, x, target, labels, fresh,
-                    w, copies + chunk * plan[COPY_SIZE], arena,
+        finish(shared, me, chunks)
+        # The losses are added up by whoever claims that: a member that runs ahead overwrites them in the next step.
+        shares = 1 if chunks == 1 else SHARES
+        work = plan[LAYERS] * shares + 1
+        index = claim(shared, me, work)
+        while index >= 0:
+            if index < work - 1:
+                _update_layer(
+                    copies, plan[COPY_SIZE], chunks, layers + index // shares * LAYER_FIELDS, index % shares, shares,
+                    settings, updates + step, w, state, size,
                 )  # fmt: skip
-                chunk = claim(shared, me, chunks)
-            finish(shared, me, chunks)
-            # The losses are added up by whoever claims that: a member that runs ahead overwrites them in the next step.
-            shares = 1 if chunks == 1 else SHARES
-            work = plan[LAYERS] * shares + 1
+            else:
+                losses[step] = mean_loss(plan[LOSS], n, m, partial, chunks)
             index = claim(shared, me, work)
-            while index >= 0:
-                if index < work - 1:
-                    _update_layer(
-                        copies, plan[COPY_SIZE], chunks, layers + index // shares * LAYER_FIELDS, index % shares,
-                        shares, pointer(settings), updates + step, w, pointer(state), parameters.size,
-                    )  # fmt: skip
-                else:
-                    losses[step] = mean_loss(plan[LOSS], n, m, partial, chunks)
-                index = claim(shared, me, work)
-            finish(shared, me, work)
-            position += n
-    leave(shared, me)
+        finish(shared, me, work)
+        position += n

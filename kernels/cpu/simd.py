@@ -149,6 +149,21 @@ def pointer_at(typingctx, address, like):
     return Pointer(like.dtype)(types.intp, like), codegen
 
 
+def _typed_pointer_at(dtype):
+    @intrinsic
+    def pointer_at(typingctx, address):
+        def codegen(context, builder, sig, args):
+            return builder.inttoptr(args[0], _llvm_element(dtype).as_pointer())
+
+        return Pointer(dtype)(types.intp), codegen
+
+    return pointer_at
+
+
+int64_at, float64_at = _typed_pointer_at(types.int64), _typed_pointer_at(types.float64)
+"""The pointer to int64, or float64, at an integer address in bytes."""
+
+
 @intrinsic
 def address_of(typingctx, p):
     """The integer address in bytes that a pointer holds."""
@@ -161,13 +176,6 @@ def element(typingctx, p, value):
     return p.dtype(p, value), lambda context, builder, sig, args: context.cast(
         builder, args[1], sig.args[1], sig.return_type
     )
-
-
-@intrinsic
-def variable(typingctx, value):
-    """A literal as a value like any other: Numba compiles what takes literals once for each."""
-    kind = types.unliteral(value)
-    return kind(kind), lambda context, builder, sig, args: args[0]
 
 
 class _PointerArithmetic(AbstractTemplate):
