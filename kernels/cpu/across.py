@@ -28,6 +28,7 @@ from .simd import (
     load_first,
     pointer_at,
     select,
+    specialised,
     splat,
     store,
     store_first,
@@ -161,6 +162,7 @@ def _product(rows, columns, depth, a, a_row, a_step, b, b_step, start, start_row
 
     A short tile with one row left takes it twice and writes it twice.
     """
+    specialised()
     j = 0
     while j < columns:
         is_wide = columns - j >= COLUMNS * lanes(c)

@@ -171,6 +171,17 @@ def address_of(typingctx, p):
 
 
 @intrinsic
+def specialised(typingctx):
+    """Compile the function this is called in into each of its callers, for the constants that they pass."""
+
+    def codegen(context, builder, sig, args):
+        builder.function.attributes.add("alwaysinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
 def element(typingctx, p, value):
     """A Python scalar rounded to p's element type."""
     return p.dtype(p, value), lambda context, builder, sig, args: context.cast(
