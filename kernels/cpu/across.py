@@ -230,11 +230,27 @@ def _dots(n, rows, m, columns, x, g, c, row, adds):
 
 
 @jit
+def _add_rows(n, row, p, target, adds):
+    """target[row] = the sum of the n rows of whole vectors at p, in four chains; `adds` adds the old."""
+    most = n // 4 * 4
+    for j in range(0, row, lanes(p)):
+        a, b, c, d = splat(p, 0.0), splat(p, 0.0), splat(p, 0.0), splat(p, 0.0)
+        for i in range(0, most, 4):
+            place = p + (i * row + j)
+            a, b = a + load(place), b + load(place + row)
+            c, d = c + load(place + 2 * row), d + load(place + 3 * row)
+        for i in range(most, n):
+            a += load(p + (i * row + j))
+        sum_ = (a + b) + (c + d)
+        store(target + j, sum_ + load(target + j) if adds else sum_)
+
+
+@jit
 def _add_gradient(layer, n, columns, x, g, turned, zeros, total, adds):
     """The gradient of a layer's weights, and in the row after them of its biases, from n rows; `adds` adds the old.
 
-    x[k + 1, columns] are its inputs with a row of ones below them. Sums over the lanes pay for few outputs only: of
-    more the gradients g[m, columns] are transposed, and the lanes are the outputs.
+    x[k + 1, columns] are its inputs with a row of ones below them. Few outputs, or few inputs and many rows: sums over
+    the lanes. Else the gradients g[m, columns] are transposed, which k inputs share, and the lanes are the outputs.
     """
     k, m, row = layer[INPUTS], layer[OUTPUTS], layer[GRADIENT_ROW]
     if 2 * m <= lanes(x) or k * lanes(x) < n:
@@ -244,7 +260,8 @@ def _add_gradient(layer, n, columns, x, g, turned, zeros, total, adds):
             for j in range(0, m, lanes(x)):
                 transpose_square(g + (j * columns + i), columns, turned + (i * row + j), row)
         floor = floor_of(IDENTITY, x)
-        _product(k + 1, row, n, x, columns, 1, turned, row, zeros, 0, total, row, floor, adds)
+        _product(k, row, n, x, columns, 1, turned, row, zeros, 0, total, row, floor, adds)
+        _add_rows(n, row, turned, total + k * row, adds)
 
 
 @jit
@@ -378,7 +395,7 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, ar
         layer = layers + index * LAYER_FIELDS
         k, m = layer[INPUTS], layer[OUTPUTS]
         g, turned, zeros = arena + plan[GRADIENT0 + index % 2], arena + plan[SCRATCH], arena + plan[ZEROS]
-        before = layers + max(index - 1, 0) * LAYER_FIELDS
+        before = layers + (index - 1) * LAYER_FIELDS
         below = arena + before[OUTPUT] if index > 0 else x
         _add_gradient(layer, n, columns, below, g, turned, zeros, total + layer[GRADIENT], adds)
         if index > 0:
