@@ -150,3 +150,24 @@ def test_a_larger_workspace_changes_nothing(backend, dtype, rng):
     assert_same_bits(results[0], results[2])
     for now, before in zip((parameters, x, t), kept, strict=True):
         assert_same_bits(now, before)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("widths", [(3, 20, 5), (5, 20, 5), (3, 4, 2)])
+def test_an_earlier_batch_leaves_nothing_behind(backend, dtype, rng, widths, loss):
+    """The rows that fill a vector after a short batch hold what an earlier one left: here NaN."""
+    net = network(widths, ("tanh", "identity"), loss, dtype)
+    parameters = fill(net, np.zeros(net.size, dtype), rng)
+    workspace = backend.Workspace(net, 100, True)
+    for n in (1, 5, 17, 33, 50):
+        x, t = data(net, rng, n)
+        used, fresh = np.zeros(net.size, dtype), np.zeros(net.size, dtype)
+        spoilt, targets = data(net, rng, 100)
+        spoilt[...] = np.nan
+        with np.errstate(invalid="ignore"):
+            backend.gradients(net, parameters, spoilt, targets, used, workspace)
+        assert np.isnan(used).any()
+        value = backend.gradients(net, parameters, x, t, used, workspace)
+        assert value == backend.gradients(net, parameters, x, t, fresh, backend.Workspace(net, 100, True))
+        assert np.isfinite(used).all()
+        assert_same_bits(used, fresh)
