@@ -239,8 +239,8 @@ def claim(shared, me, chunks):
 
 
 @jit
-def finish(shared, me, chunks):
-    """Wait until every chunk of this phase is done, then be ready for the next phase."""
+def move_on(shared, me, chunks):
+    """Be ready for the next phase, whose `finish` waits for this one's chunks too: all are claimed, not yet all done."""
     size = me[SIZE]
     mine = me[MINE]
     me[MINE] = 0
@@ -251,7 +251,14 @@ def finish(shared, me, chunks):
         me[BASES + owner] += chunks * (owner + 1) // size - chunks * owner // size
     if mine:
         atomic_add(shared + DONE * LINE, mine)
-    _wait_until(shared + DONE * LINE, me[TARGET])
+
+
+@jit
+def finish(shared, me, chunks):
+    """Wait until every chunk of this phase is done, then be ready for the next phase."""
+    move_on(shared, me, chunks)
+    if me[SIZE] > 1:
+        _wait_until(shared + DONE * LINE, me[TARGET])
 
 
 @jit
