@@ -156,7 +156,7 @@ class Workspace:
     def _across(self, network: Network, rows: int) -> tuple[int, int]:
         """The tables and buffers for vectors across the batch: an arena a thread, a copy of the gradients a chunk."""
         dtype, widths = network.dtype, network.widths
-        count = VECTOR_BYTES // dtype.itemsize
+        lanes = VECTOR_BYTES // dtype.itemsize
         place = 0
 
         def take(count: int) -> int:
@@ -165,7 +165,7 @@ class Workspace:
             return start
 
         most = block_rows(network)
-        block = min(most, padded_rows.py_func(rows, count))
+        block = min(most, padded_rows.py_func(rows, lanes))
         outputs = [take((layer.outputs + 1) * block) for layer in network.layers]
         saved = [
             take(layer.outputs * block) if layer.saves_preactivation else output
@@ -174,8 +174,8 @@ class Workspace:
         layers, plan = _tables(network, outputs, saved)
         layers[:, GRADIENT_ROW] = [gradient_row(layer, dtype) for layer in network.layers]
         plan[SCRATCH], plan[ZEROS] = take(max(layers[:, GRADIENT_ROW]) * block), take(1)
-        plan[GRADIENT0] = take(padded(max(widths[1::2]), count) * block)
-        plan[GRADIENT1] = take(padded(max(widths[2::2], default=0), count) * block)
+        plan[GRADIENT0] = take(padded(max(widths[1::2]), lanes) * block)
+        plan[GRADIENT1] = take(padded(max(widths[2::2], default=0), lanes) * block)
         plan[BLOCK], plan[ARENA_SIZE] = most, place
         plan[ARENAS] = self._new(self.products.threads * place, dtype)
         held = padded(rows, block)
