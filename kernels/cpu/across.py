@@ -75,7 +75,7 @@ from .tables import (
 from .team import RANK, claim, finish
 
 WIDEST = 128
-"""No layer may be wider. At 128 a step on 128 rows takes as long in one thread as by rows (Zen 5), and half the phases."""
+"""No layer may be wider. At 128, a batch of 128 takes one thread as long as row-major (Zen 5), in half the phases."""
 
 COLUMNS = 4 if VECTOR_BYTES == 64 else 2
 """Vectors of a tile: with ROWS they leave room for the operands in 32 registers, or in 16."""
