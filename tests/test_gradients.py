@@ -4,8 +4,9 @@ import numpy as np
 import oracles
 import pytest
 from networks import data, fill, gaps, network, wide
-from rulings import assert_no_worse, assert_same_bits
+from rulings import assert_no_worse, assert_same_bits, assert_same_special_values
 
+from fastmlp.kernels import reference
 from fastmlp.kernels.contract import ACTIVATIONS, LOSSES
 
 
@@ -88,6 +89,53 @@ def test_exact_on_small_integers(backend, dtype, canary):
     np.testing.assert_array_equal(net.biases(gradient)[0], [24, -16])
 
 
+NETWORKS = [(5, 3, 2), (3, 9, 17, 1), (20, 65, 33, 5), (64, 64, 10), (1, 128, 4), (129, 3)]
+"""Widths on both sides of a vector, of a tile and of where a backend may begin to train in another way."""
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 17, 33, 48, 49, 64, 65, 129, 256, 257, 600])
+@pytest.mark.parametrize("widths", NETWORKS)
+def test_exact_whatever_the_batch_is_cut_into(backend, dtype, rng, canary, widths, n):
+    """The targets lie whole multiples of n from the outputs, so that dJ/dy and all that follows are integers."""
+    net = network(widths, ("relu",) * (len(widths) - 2) + ("identity",), "half_mse", dtype)
+    parameters = canary(net.size, dtype, content=0)
+    for view in (*net.weights(parameters), *net.biases(parameters)):
+        view[...] = rng.integers(-1, 2, view.shape)
+    x, dy = rng.integers(-1, 2, (n, widths[0])), rng.integers(-1, 2, (n, widths[-1]))
+    weights, biases = wide(net, parameters, np.float64)
+    y = oracles.forward(net.activations, weights, biases, x.astype(np.float64))[0][-1]
+    t = y - n * dy
+    _, dw, db = oracles.gradients(net.activations, net.loss, weights, biases, x.astype(np.float64), t)
+    assert max(np.abs(a).max() for a in (t, *dw, *db)) < 2**20, "no longer exact in float32"
+    gradient = canary(net.size, dtype, content=0)
+    value = backend.gradients(
+        net, parameters, x.astype(dtype), t.astype(dtype), gradient, backend.Workspace(net, n, True)
+    )
+    assert value == pytest.approx(n * np.sum(dy**2) / 2, rel=4 * np.finfo(np.float64).eps)
+    for got, exact in zip([*net.weights(gradient), *net.biases(gradient)], [*dw, *db], strict=True):
+        np.testing.assert_array_equal(got, exact)
+    assert (gaps(net, gradient) == 0).all()
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("widths", NETWORKS)
+def test_special_values_land_as_in_the_reference(backend, dtype, rng, widths, special):
+    """One in the inputs of one row, then in a bias, which reaches every row: also those that only fill a vector."""
+    net = network(widths, ("relu",) * (len(widths) - 2) + ("identity",), "mse", dtype)
+    for place in ("input", "bias"):
+        parameters = fill(net, np.zeros(net.size, dtype), rng)
+        x, t = data(net, rng, 70)
+        if place == "input":
+            x[3, 0] = special
+        else:
+            net.biases(parameters)[0][1] = special
+        got, expected = np.zeros(net.size, dtype), np.zeros(net.size, dtype)
+        with np.errstate(invalid="ignore"):
+            for module, gradient in ((backend, got), (reference, expected)):
+                module.gradients(net, parameters, x, t, gradient, module.Workspace(net, 70, True))
+        assert_same_special_values(got, expected)
+
+
 def test_a_larger_workspace_changes_nothing(backend, dtype, rng):
     net = network((45, 46, 17), ("gelu", "identity"), "cross_entropy", dtype)
     parameters = fill(net, np.empty(net.size, dtype), rng)
@@ -102,3 +150,24 @@ def test_a_larger_workspace_changes_nothing(backend, dtype, rng):
     assert_same_bits(results[0], results[2])
     for now, before in zip((parameters, x, t), kept, strict=True):
         assert_same_bits(now, before)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("widths", [(3, 20, 5), (5, 20, 5), (3, 4, 2)])
+def test_an_earlier_batch_leaves_nothing_behind(backend, dtype, rng, widths, loss):
+    """The rows that fill a vector after a short batch hold what an earlier one left: here NaN."""
+    net = network(widths, ("tanh", "identity"), loss, dtype)
+    parameters = fill(net, np.zeros(net.size, dtype), rng)
+    workspace = backend.Workspace(net, 100, True)
+    for n in (1, 5, 17, 33, 50):
+        x, t = data(net, rng, n)
+        used, fresh = np.zeros(net.size, dtype), np.zeros(net.size, dtype)
+        spoilt, targets = data(net, rng, 100)
+        spoilt[...] = np.nan
+        with np.errstate(invalid="ignore"):
+            backend.gradients(net, parameters, spoilt, targets, used, workspace)
+        assert np.isnan(used).any()
+        value = backend.gradients(net, parameters, x, t, used, workspace)
+        assert value == backend.gradients(net, parameters, x, t, fresh, backend.Workspace(net, 100, True))
+        assert np.isfinite(used).all()
+        assert_same_bits(used, fresh)

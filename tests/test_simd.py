@@ -46,6 +46,7 @@ from fastmlp.kernels.cpu.simd import (
     tile_store,
     tile_sum,
     tile_zeros,
+    transpose_picked,
     transpose_square,
     wide_add,
     wide_add_square,
@@ -459,14 +460,14 @@ def test_a_tiles_floor_lets_nan_through(dtype, count):
 
 @functools.cache
 def dot_program(rows, columns):
-    """Write the dot products of `rows` rows of a with `columns` rows of b, n elements long, added to nothing."""
+    """The dot products of `rows` rows of a with `width` rows of b, n elements long, to c or added to it."""
 
     @compiled
-    def program(n, a, a_row, b, b_row, sums):
-        tile = tile_zeros(rows, columns, pointer(sums))
-        for i in range(0, n, lanes(pointer(sums))):
+    def program(n, a, a_row, b, b_row, c, c_row, width, adds):
+        tile = tile_zeros(rows, columns, pointer(c))
+        for i in range(0, n, lanes(pointer(c))):
             tile = tile_dot_add(tile, pointer(a) + i, a_row, pointer(b) + i, b_row, n - i)
-        tile_lane_sums(tile, pointer(sums))
+        tile_lane_sums(tile, pointer(c), c_row, width, adds)
 
     return program
 
@@ -474,16 +475,22 @@ def dot_program(rows, columns):
 @guarded.needs_mprotect
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 2), (4, 2), (4, 4), (3, 7)])
 def test_tiles_of_dot_products_touch_nothing_else(rows, columns, dtype, count, rng, canary):
+    program = dot_program(rows, columns)
     for n in (0, 1, count - 1, count, count + 1, 3 * count):
-        for gap in (0, 5):
+        for gap, width in ((0, columns), (5, columns), (5, max(1, columns - 1))):
             a, b = small_integers(rng, (rows, n + gap), dtype), small_integers(rng, (columns, n + gap), dtype)
             ends = [guarded.ending(m.reshape(-1)[: m.size - gap]) for m in (a, b)]
-            sums = canary((rows, columns), dtype)
-            dot_program(rows, columns)(n, ends[0], n + gap, ends[1], n + gap, sums)
-            assert_same_bits(sums, a[:, :n] @ b[:, :n].T)
-            tight = guarded.ending(np.zeros((rows, columns), dtype))
-            dot_program(rows, columns)(n, ends[0], n + gap, ends[1], n + gap, tight)
-            assert_same_bits(tight, sums)
+            expected = a[:, :n] @ b[:width, :n].T
+            c = canary((rows, columns + gap), dtype)
+            program(n, ends[0], n + gap, ends[1], n + gap, c, columns + gap, width, False)
+            assert_same_bits(c[:, :width], expected)
+            assert np.isnan(c[:, width:]).all()
+            program(n, ends[0], n + gap, ends[1], n + gap, c, columns + gap, width, True)
+            assert_same_bits(c[:, :width], 2 * expected)
+            assert np.isnan(c[:, width:]).all()
+            tight = guarded.ending(np.zeros((rows, width), dtype))
+            program(n, ends[0], n + gap, ends[1], n + gap, tight, width, width, True)
+            assert_same_bits(tight, expected)
 
 
 @compiled
@@ -514,3 +521,23 @@ def test_a_square_is_transposed_between_any_strides(source_gap, target_gap, dtyp
     _transpose(guarded.ending(flat), count + source_gap, target, count + target_gap)
     assert_same_bits(target[:, :count], source[:, :count].T)
     assert np.isnan(target[:, count:]).all()
+
+
+@compiled
+def _transpose_picked(source, source_row, picks, width, target, target_row):
+    transpose_picked(pointer(source), source_row, pointer(picks), width, pointer(target), target_row)
+
+
+@guarded.needs_mprotect
+@pytest.mark.parametrize("gap", [0, 3])
+def test_picked_rows_are_transposed_up_to_a_width(gap, dtype, count, rng, canary):
+    for width in {1, count // 2, count - 1, count, count + 5}:
+        held = min(width, count)
+        source = np.arange(7 * (held + gap), dtype=dtype).reshape(7, held + gap)
+        picks = rng.integers(0, 7, count)
+        target = canary((held + 1, count + gap), dtype)
+        flat = source.reshape(-1)[: source.size - gap]
+        _transpose_picked(guarded.ending(flat), held + gap, guarded.ending(picks), width, target, count + gap)
+        assert_same_bits(target[:held, :count], source[picks, :held].T)
+        assert np.isnan(target[held]).all()
+        assert np.isnan(target[:, count:]).all()

@@ -50,7 +50,7 @@ def check_layers(cpu, dtype, rng):
 
 def check_training(cpu, dtype, rng):
     """A narrow network, whose vectors run across the batch, and one too wide for that."""
-    for inputs, loss, optimizer in ((9, "cross_entropy", "adam"), (70, "mse", "nesterov")):
+    for inputs, loss, optimizer in ((9, "cross_entropy", "adam"), (140, "mse", "nesterov")):
         net = network((inputs, 21, 5, 3), ("tanh", "gelu", "identity"), loss, dtype)
         rule = Optimizer(optimizer, learning_rate=0.05, l2=0.01, epsilon=1e-3)
         parameters = fill(net, aligned_zeros(net.size, dtype), rng)

@@ -8,7 +8,9 @@ its own copy; the copies are added in the order of the rows, so that no bit depe
 After C. Elrod et al., SimpleChains.jl (2022).
 """
 
-from ..network import Network
+import numpy as np
+
+from ..network import Layer, Network
 from .activations import IDENTITY, RELU, activate, copy_block, floor_of, multiply_by_derivative
 from .compile import entry, jit
 from .elementary import exp, log, log1p_exp_minus, sigmoid
@@ -23,10 +25,14 @@ from .simd import (
     keep_first,
     lanes,
     load,
+    load_first,
     pointer_at,
     select,
+    specialised,
     splat,
     store,
+    store_first,
+    tile_add,
     tile_at_least,
     tile_dot_add,
     tile_lane_sums,
@@ -34,6 +40,8 @@ from .simd import (
     tile_splat,
     tile_store,
     tile_zeros,
+    transpose_picked,
+    transpose_square,
     wide_add,
     wide_add_square,
     wide_total,
@@ -46,13 +54,16 @@ from .tables import (
     BATCH_TARGET,
     BATCH_X,
     BIAS,
+    BLOCK,
     COPIES,
+    COPY_SIZE,
+    GRADIENT,
     GRADIENT0,
+    GRADIENT_ROW,
     INPUTS,
     LAYER_FIELDS,
     LAYERS,
     LOSS,
-    ONES,
     OUTPUT,
     OUTPUTS,
     PARTIAL,
@@ -63,140 +74,194 @@ from .tables import (
 )
 from .team import RANK, claim, finish
 
-WIDEST = 64
-"""No layer may be wider: one member's buffers, BLOCK_ROWS of every layer, must stay in L2."""
+WIDEST = 128
+"""No layer may be wider. At 128, a batch of 128 takes one thread as long as row-major (Zen 5), in half the phases."""
 
-GAIN = 0.9
-"""The share of vector operations that must be left for this way to be taken."""
+COLUMNS = 4 if VECTOR_BYTES == 64 else 2
+"""Vectors of a tile: with ROWS they leave room for the operands in 32 registers, or in 16."""
 
-BLOCK_ROWS = 256
-"""Rows of a block: 16 vectors of float32, enough to fill the pipelines, few enough for L1."""
+ROWS, THIN_ROWS = 4 if VECTOR_BYTES == 64 else 6, 8
+"""Features of a tile of COLUMNS vectors, and of one vector alone, which needs more of them to fill the pipelines."""
+
+LARGEST_BLOCK, BLOCK_PRODUCTS = 256, 2**18
+"""Rows of a block, and multiply-adds of its forward pass at most: with the way back some 5 us, enough to share out."""
 
 MOST_CHUNKS = 32
 """Chunks of a batch at most, each with its own copy of the gradients."""
 
-SIDE = 4 if VECTOR_BYTES == 64 else 2
-"""Rows and vectors of a tile: SIDE * SIDE accumulators and 2 * SIDE operands fit 32 registers, or 16."""
+SHARES = 4
+"""Shares of a layer's update where there is more than one chunk: the members get nearly equal work."""
+
+SCALAR_WIDTH = 4
+"""Rows narrower than this are transposed element by element: a square of vectors would be mostly empty."""
 
 
 def runs_across(network: Network) -> bool:
-    """Whether the network is narrow enough to gain: by its widths alone, so that equal steps give equal bits."""
-    count = VECTOR_BYTES // network.dtype.itemsize
-    pairs = [(layer.inputs, layer.outputs) for layer in network.layers]
-    along = sum(k * -(-m // count) * count for k, m in pairs)
-    return max(network.widths) <= WIDEST and sum(k * m for k, m in pairs) <= GAIN * along
+    """Whether the network is narrow enough: by its widths alone, so that equal steps give equal bits."""
+    return max(network.widths) <= WIDEST
 
 
-@jit
-def padded_rows(n, unit):
-    """Columns of a feature-major buffer of n rows: whole tiles of `unit` elements."""
+def block_rows(network: Network) -> int:
+    """Rows of a block: whole tiles, by the network's widths alone."""
+    rows = COLUMNS * VECTOR_BYTES // network.dtype.itemsize
+    products = sum(layer.inputs * layer.outputs for layer in network.layers)
+    while 2 * rows <= LARGEST_BLOCK and 2 * rows * products <= BLOCK_PRODUCTS:
+        rows *= 2
+    return rows
+
+
+def gradient_row(layer: Layer, dtype: np.dtype) -> int:
+    """Elements between the rows of a layer's gradient in a copy: whole vectors where `_add_product` makes it."""
+    count = VECTOR_BYTES // dtype.itemsize
+    return layer.outputs if 2 * layer.outputs <= count else padded(layer.outputs, count)
+
+
+def padded(n: int, unit: int) -> int:
+    """The next multiple of `unit`."""
     return -(-n // unit) * unit
 
 
 @jit
-def chunk_rows(n):
+def padded_rows(n, count):
+    """Columns of a feature-major buffer of n rows, `count` lanes a vector: whole tiles and at most one vector more."""
+    vectors = -(-n // count)
+    if vectors % COLUMNS > 2:
+        vectors += COLUMNS - vectors % COLUMNS
+    return vectors * count
+
+
+@jit
+def chunk_rows(n, block):
     """Rows of a chunk, whole blocks, from the batch's size alone."""
-    return BLOCK_ROWS * -(-n // (BLOCK_ROWS * MOST_CHUNKS))
+    return block * -(-n // (block * MOST_CHUNKS))
 
 
-def _product_kernel(rows):
+def _product_kernel(rows, columns):
     @jit
-    def multiply(depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor):
-        tile = tile_splat(rows, SIDE, start, start_row)
-        width = SIDE * lanes(c)
+    def multiply(depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, adds):
+        tile = tile_splat(rows, columns, start, start_row)
+        width = columns * lanes(c)
         for _ in range(depth):
             tile = tile_multiply_add(tile, a, a_row, b, width)
             a += a_step
             b += b_step
+        if adds:
+            tile = tile_add(tile, c, c_row, width)
         tile_store(tile_at_least(tile, floor), c, c_row, width)
 
     return multiply
 
 
-_product_tall, _product_short = _product_kernel(SIDE), _product_kernel(SIDE // 2)
+_wide, _wide_short = _product_kernel(ROWS, COLUMNS), _product_kernel(2, COLUMNS)
+_thin, _thin_short = _product_kernel(THIN_ROWS, 1), _product_kernel(2, 1)
 
 
 @jit
-def _product(rows, columns, depth, a, a_row, a_step, b, start, start_row, c, floor):
-    """c[rows, columns] = max(a b + start, floor), one start value a row; the columns are whole tiles.
+def _product(rows, columns, depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, adds):
+    """c[rows, columns] = max(a b + start, floor), one start value a row; `adds` adds c. The columns are whole vectors.
 
     A short tile with one row left takes it twice and writes it twice.
     """
-    i = 0
-    while i < rows:
-        count = _tile_features(rows - i)
-        once = 0 if count < SIDE // 2 else 1
-        a_i, start_i = a + i * a_row, start + i * start_row
-        for j in range(0, columns, SIDE * lanes(c)):
-            b_j, c_ij = b + j, c + (i * columns + j)
-            if count == SIDE:
-                _product_tall(depth, a_i, a_row, a_step, b_j, columns, start_i, start_row, c_ij, columns, floor)
+    specialised()
+    j = 0
+    while j < columns:
+        is_wide = columns - j >= COLUMNS * lanes(c)
+        most = ROWS if is_wide else THIN_ROWS
+        i = 0
+        while i < rows:
+            count = most if rows - i >= most else min(2, rows - i)
+            once = 0 if count == 1 else 1
+            a_i, a_next, start_i, start_next = a + i * a_row, once * a_row, start + i * start_row, once * start_row
+            c_ij, c_next = c + (i * c_row + j), once * c_row
+            if is_wide:
+                if count == ROWS:
+                    _wide(depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds)
+                else:
+                    _wide_short(
+                        depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds
+                    )
+            elif count == THIN_ROWS:
+                _thin(depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds)
             else:
-                _product_short(
-                    depth,
-                    a_i,
-                    once * a_row,
-                    a_step,
-                    b_j,
-                    columns,
-                    start_i,
-                    once * start_row,
-                    c_ij,
-                    once * columns,
-                    floor,
-                )
-        i += count
-
-
-@jit
-def _tile_features(left):
-    """Features of the next tile when `left` are to do."""
-    return SIDE if left >= SIDE else min(left, SIDE // 2)
+                _thin_short(depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds)
+            i += count
+        j += (COLUMNS if is_wide else 1) * lanes(c)
 
 
 def _dot_kernel(rows, columns):
     @jit
-    def dot(n, a, a_row, b, b_row, sums):
-        """sums[rows, columns] = the dot products of n elements of each row of a with each row of b."""
+    def dot(n, a, a_row, b, b_row, c, c_row, width, adds):
+        """c[rows, width] = the dot products of n elements of each row of a with each row of b; `adds` adds c."""
         tile = tile_zeros(rows, columns, a)
         for i in range(0, n, lanes(a)):
             tile = tile_dot_add(tile, a + i, a_row, b + i, b_row, n - i)
-        tile_lane_sums(tile, sums)
+        tile_lane_sums(tile, c, c_row, width, adds)
 
     return dot
 
 
-_dot_tall_tall, _dot_tall_short = _dot_kernel(SIDE, SIDE), _dot_kernel(SIDE, SIDE // 2)
-_dot_short_tall, _dot_short_short = _dot_kernel(SIDE // 2, SIDE), _dot_kernel(SIDE // 2, SIDE // 2)
+_dot_tall_wide, _dot_tall_thin = _dot_kernel(ROWS, COLUMNS), _dot_kernel(ROWS, 2)
+_dot_short_wide, _dot_short_thin = _dot_kernel(2, COLUMNS), _dot_kernel(2, 2)
 
 
 @jit
-def _add_gradient(n, k, m, columns, x, g, total, sums):
-    """total[k, m] += x[k, n] g[m, n]^T, both stored with `columns` elements a row."""
-    i = 0
-    while i < k:
-        i_count = _tile_features(k - i)
-        i_row = 0 if i_count < SIDE // 2 else columns
-        j = 0
-        while j < m:
-            j_count = _tile_features(m - j)
-            j_row = 0 if j_count < SIDE // 2 else columns
-            a, b = x + i * columns, g + j * columns
-            if i_count == SIDE:
-                if j_count == SIDE:
-                    _dot_tall_tall(n, a, i_row, b, j_row, sums)
+def _dots(n, rows, m, columns, x, g, c, row, adds):
+    """c[rows, m] = x[rows, n] g[m, n]^T, both stored with `columns` elements a row; `adds` adds c."""
+    j = 0
+    while j < m:
+        j_count = COLUMNS if m - j >= COLUMNS else min(2, m - j)
+        b, b_row = g + j * columns, 0 if j_count == 1 else columns
+        i = 0
+        while i < rows:
+            i_count = ROWS if rows - i >= ROWS else min(2, rows - i)
+            once = 0 if i_count == 1 else 1
+            a, a_row, c_ij, c_row = x + i * columns, once * columns, c + (i * row + j), once * row
+            if i_count == ROWS:
+                if j_count == COLUMNS:
+                    _dot_tall_wide(n, a, a_row, b, b_row, c_ij, c_row, j_count, adds)
                 else:
-                    _dot_tall_short(n, a, i_row, b, j_row, sums)
-            elif j_count == SIDE:
-                _dot_short_tall(n, a, i_row, b, j_row, sums)
+                    _dot_tall_thin(n, a, a_row, b, b_row, c_ij, c_row, j_count, adds)
+            elif j_count == COLUMNS:
+                _dot_short_wide(n, a, a_row, b, b_row, c_ij, c_row, j_count, adds)
             else:
-                _dot_short_short(n, a, i_row, b, j_row, sums)
-            across = SIDE if j_count == SIDE else SIDE // 2
-            for row in range(i_count):
-                for column in range(j_count):
-                    total[(i + row) * m + j + column] += sums[row * across + column]
-            j += j_count
-        i += i_count
+                _dot_short_thin(n, a, a_row, b, b_row, c_ij, c_row, j_count, adds)
+            i += i_count
+        j += j_count
+
+
+@jit
+def _add_rows(n, row, p, target, adds):
+    """target[row] = the sum of the n rows of whole vectors at p, in four chains; `adds` adds the old."""
+    most = n // 4 * 4
+    for j in range(0, row, lanes(p)):
+        a, b, c, d = splat(p, 0.0), splat(p, 0.0), splat(p, 0.0), splat(p, 0.0)
+        for i in range(0, most, 4):
+            place = p + (i * row + j)
+            a, b = a + load(place), b + load(place + row)
+            c, d = c + load(place + 2 * row), d + load(place + 3 * row)
+        for i in range(most, n):
+            a += load(p + (i * row + j))
+        sum_ = (a + b) + (c + d)
+        store(target + j, sum_ + load(target + j) if adds else sum_)
+
+
+@jit
+def _add_gradient(layer, n, columns, x, g, turned, zeros, total, adds):
+    """The gradient of a layer's weights, and in the row after them of its biases, from n rows; `adds` adds the old.
+
+    x[k + 1, columns] are its inputs with a row of ones below them. Few outputs, or few inputs and many rows: sums over
+    the lanes. Else the gradients g[m, columns] are transposed, which k inputs share, and the lanes are the outputs.
+    """
+    k, m, row = layer[INPUTS], layer[OUTPUTS], layer[GRADIENT_ROW]
+    if 2 * m <= lanes(x) or k * lanes(x) < n:
+        _dots(n, k + 1, m, columns, x, g, total, row, adds)
+    else:
+        for i in range(0, n, lanes(x)):
+            for j in range(0, m, lanes(x)):
+                transpose_square(g + (j * columns + i), columns, turned + (i * row + j), row)
+        floor = floor_of(IDENTITY, x)
+        _product(k, row, n, x, columns, 1, turned, row, zeros, 0, total, row, floor, adds)
+        _add_rows(n, row, turned, total + k * row, adds)
 
 
 @jit
@@ -262,39 +327,50 @@ def _softmax(n, m, columns, y, t, has_labels, dy, divisor):
 def _block_loss(loss, batch, n, m, columns, y, t, has_labels, dy):
     """What n rows of y[m, columns] add to a batch's J, not yet divided by its size; dJ/dy to dy[m, columns]."""
     if loss == MSE:
-        return _squares(n, m, columns, y, t, dy, batch * m / 2)
+        return _squares(n, m, columns, y, t, dy, batch * m * 0.5)
     if loss == HALF_MSE:
-        return _squares(n, m, columns, y, t, dy, batch)
+        return _squares(n, m, columns, y, t, dy, batch * 1.0)
     if loss == CROSS_ENTROPY:
         return _softmax(n, m, columns, y, t, has_labels, dy, batch)
     return _binary(n, m, columns, y, t, dy, batch * m)
 
 
 @jit
-def _transpose_rows(n, columns, first, order, source, k, target):
-    """target[k, columns] = rows order[first : first + n] of source[N, k], without an order first ..; 0 beyond them."""
-    for i in range(columns):
-        if i < n:
-            row = order[first + i] if address_of(order) != 0 else first + i
-            for j in range(k):
-                target[j * columns + i] = source[row * k + j]
-        else:
-            for j in range(k):
-                target[j * columns + i] = element(target, 0.0)
+def _transpose_rows(n, columns, first, order, source, k, picks, target):
+    """target[k, columns] = rows order[first : first + n] of source[N, k], without an order first ..; then anything."""
+    if k < SCALAR_WIDTH:
+        for j in range(k):
+            for i in range(n):
+                target[j * columns + i] = source[(order[first + i] if address_of(order) != 0 else first + i) * k + j]
+    else:
+        for i in range(0, n, lanes(source)):
+            for lane in range(lanes(source)):
+                row = first + min(i + lane, n - 1)
+                picks[lane] = order[row] if address_of(order) != 0 else row
+            for j in range(0, k, lanes(source)):
+                transpose_picked(source + j, k, picks, k - j, target + (j * columns + i), columns)
 
 
 @jit
-def _transpose_labels(n, columns, first, order, labels, target):
-    """target[columns] = the labels of these rows, as floats."""
-    for i in range(columns):
-        target[i] = element(target, 0.0)
-        if i < n:
-            target[i] = element(target, labels[order[first + i] if address_of(order) != 0 else first + i])
+def _transpose_labels(n, first, order, labels, target):
+    """target[n] = the labels of these rows, as floats."""
+    for i in range(n):
+        target[i] = element(target, labels[order[first + i] if address_of(order) != 0 else first + i])
 
 
 @jit
-def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, arena):
-    """Take n rows x[inputs, columns] through all layers and back; give their part of J, their gradients to `total`."""
+def _fill_ones(columns, target):
+    """target[columns] = 1."""
+    for i in range(0, columns, lanes(target)):
+        store(target + i, splat(target, 1.0))
+
+
+@jit
+def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, arena):
+    """Take n rows x[inputs + 1, columns] through all layers and back; give their part of J, their gradients to `total`.
+
+    The last row of x is ones.
+    """
     last = plan[LAYERS] - 1
     below = x
     for index in range(last + 1):
@@ -302,11 +378,14 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, arena):
         k, m, activation = layer[INPUTS], layer[OUTPUTS], layer[ACTIVATION]
         y, saved, keeps = arena + layer[OUTPUT], arena + layer[SAVED], layer[SAVED] != layer[OUTPUT]
         floor = floor_of(IDENTITY if keeps else activation, y)
-        _product(m, columns, k, w + layer[WEIGHTS], 1, m, below, w + layer[BIAS], 1, y, floor)
+        weights, bias = w + layer[WEIGHTS], w + layer[BIAS]
+        _product(m, columns, k, weights, 1, m, below, columns, bias, 1, y, columns, floor, False)
         if keeps:
             copy_block(1, m * columns, y, 0, saved, 0)
         if keeps or activation != RELU:
             activate(activation, 1, m * columns, y, 0)
+        if index < last:
+            _fill_ones(columns, y + m * columns)
         below = y
     layer = layers + last * LAYER_FIELDS
     m, g = layer[OUTPUTS], arena + plan[GRADIENT0 + last % 2]
@@ -315,15 +394,14 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, arena):
     for index in range(last, -1, -1):
         layer = layers + index * LAYER_FIELDS
         k, m = layer[INPUTS], layer[OUTPUTS]
-        g, sums = arena + plan[GRADIENT0 + index % 2], arena + plan[SCRATCH]
-        _add_gradient(n, 1, m, columns, arena + plan[ONES], g, total + layer[BIAS], sums)
-        if index == 0:
-            _add_gradient(n, k, m, columns, x, g, total + layer[WEIGHTS], sums)
-        else:
-            before = layers + (index - 1) * LAYER_FIELDS
-            _add_gradient(n, k, m, columns, arena + before[OUTPUT], g, total + layer[WEIGHTS], sums)
+        g, turned, zeros = arena + plan[GRADIENT0 + index % 2], arena + plan[SCRATCH], arena + plan[ZEROS]
+        before = layers + (index - 1) * LAYER_FIELDS
+        below = arena + before[OUTPUT] if index > 0 else x
+        _add_gradient(layer, n, columns, below, g, turned, zeros, total + layer[GRADIENT], adds)
+        if index > 0:
             dx = arena + plan[GRADIENT0 + (index - 1) % 2]
-            _product(k, columns, m, w + layer[WEIGHTS], m, 1, g, arena + plan[ZEROS], 0, dx, floor_of(IDENTITY, dx))
+            floor = floor_of(IDENTITY, dx)
+            _product(k, columns, m, w + layer[WEIGHTS], m, 1, g, columns, zeros, 0, dx, columns, floor, False)
             multiply_by_derivative(before[ACTIVATION], 1, k * columns, dx, 0, arena + before[SAVED], 0)
     return value
 
@@ -332,34 +410,46 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, arena):
 def _chunk(plan, layers, batch, start, n, first, order, x, target, labels, fresh, w, total, arena):
     """Rows start .. start + n of the batch, block by block; `first` is the batch's first position."""
     k, m = layers[INPUTS], layers[(plan[LAYERS] - 1) * LAYER_FIELDS + OUTPUTS]
+    has_labels, block = address_of(labels) != 0, plan[BLOCK]
+    picks = int64_at(address_of(arena + plan[SCRATCH]))
     value = 0.0
-    for begin in range(start, start + n, BLOCK_ROWS):
-        count = min(BLOCK_ROWS, start + n - begin)
-        columns = padded_rows(count, SIDE * lanes(w))
-        batch_x, batch_t = pointer_at(plan[BATCH_X], w) + begin * k, pointer_at(plan[BATCH_TARGET], w) + begin * m
+    for begin in range(start, start + n, block):
+        count = min(block, start + n - begin)
+        columns = padded_rows(count, lanes(w))
+        batch_x, batch_t = pointer_at(plan[BATCH_X], w) + begin * (k + 1), pointer_at(plan[BATCH_TARGET], w) + begin * m
         if fresh:
-            _transpose_rows(count, columns, first + begin, order, x, k, batch_x)
-            if address_of(labels) != 0:
-                _transpose_labels(count, columns, first + begin, order, labels, batch_t)
+            _transpose_rows(count, columns, first + begin, order, x, k, picks, batch_x)
+            _fill_ones(columns, batch_x + k * columns)
+            if has_labels:
+                _transpose_labels(count, first + begin, order, labels, batch_t)
             else:
-                _transpose_rows(count, columns, first + begin, order, target, m, batch_t)
-        value += _block(plan, layers, batch, count, columns, batch_x, batch_t, address_of(labels) != 0, w, total, arena)
+                _transpose_rows(count, columns, first + begin, order, target, m, picks, batch_t)
+        adds = begin > start
+        value += _block(plan, layers, batch, count, columns, batch_x, batch_t, has_labels, w, total, adds, arena)
     return value
 
 
 @jit
-def _update_layer(copies, size, chunks, layer, settings, updates, w, state):
-    """Step one layer's weights and biases along the sum of the chunks' gradients, added first to last."""
+def _update_layer(copies, size, chunks, layer, share, shares, settings, updates, w, state, slot):
+    """Step a share of one layer's rows, the biases being the last, along the sum of the chunks' gradients in order."""
+    k, m, row = layer[INPUTS], layer[OUTPUTS], layer[GRADIENT_ROW]
+    first, after = (k + 1) * share // shares, (k + 1) * (share + 1) // shares
+    total = copies + (layer[GRADIENT] + first * row)
+    end = (after - first) * row
+    for chunk in range(1, chunks):
+        for j in range(0, end, lanes(w)):
+            count = min(lanes(w), end - j)
+            sum_ = load_first(total + j, count) + load_first(total + (chunk * size + j), count)
+            store_first(total + j, sum_, count)
     for part in range(2):
-        offset = layer[WEIGHTS] if part == 0 else layer[BIAS]
-        count = layer[INPUTS] * layer[OUTPUTS] if part == 0 else layer[OUTPUTS]
-        total = copies + offset
-        for chunk in range(1, chunks):
-            for j in range(0, count, lanes(w)):
-                store(total + j, load(total + j) + load(total + (chunk * size + j)))
-        slot = state + offset
-        l2 = settings[L2] if part == 0 else 0.0
-        update(settings, updates, l2, 1, count, total, 0, w + offset, 0, slot, slot + size)
+        if part == 0:
+            rows, columns, g, place, l2 = min(after, k) - first, m, total, layer[WEIGHTS] + first * m, settings[L2]
+            if row == m:
+                rows, columns = min(rows, 1), rows * m
+        else:
+            rows, columns, g, place, l2 = after // (k + 1), m, copies + (layer[GRADIENT] + k * row), layer[BIAS], 0.0
+        slots = state + place
+        update(settings, updates, l2, rows, columns, g, row, w + place, m, slots, slots + slot)
 
 
 @entry
@@ -382,26 +472,27 @@ def train_across(
         first = position if order_address != 0 else position % rows
         fresh = order_address != 0 or n < rows or held < rows  # else all rows lie there from the step before
         held = n
-        chunk_size = chunk_rows(n)
+        chunk_size = chunk_rows(n, plan[BLOCK])
         chunks = -(-n // chunk_size)
         chunk = claim(shared, me, chunks)
         while chunk >= 0:
             begin = chunk * chunk_size
-            total = copies + chunk * size
-            for j in range(0, size, lanes(w)):
-                store(total + j, splat(w, 0.0))
             partial[chunk] = _chunk(
                 plan, layers, n, begin, min(chunk_size, n - begin), first, order, x, target, labels, fresh,
-                w, total, arena,
+                w, copies + chunk * plan[COPY_SIZE], arena,
             )  # fmt: skip
             chunk = claim(shared, me, chunks)
         finish(shared, me, chunks)
         # The losses are added up by whoever claims that: a member that runs ahead overwrites them in the next step.
-        work = plan[LAYERS] + 1
+        shares = 1 if chunks == 1 else SHARES
+        work = plan[LAYERS] * shares + 1
         index = claim(shared, me, work)
         while index >= 0:
-            if index < plan[LAYERS]:
-                _update_layer(copies, size, chunks, layers + index * LAYER_FIELDS, settings, updates + step, w, state)
+            if index < work - 1:
+                _update_layer(
+                    copies, plan[COPY_SIZE], chunks, layers + index // shares * LAYER_FIELDS, index % shares, shares,
+                    settings, updates + step, w, state, size,
+                )  # fmt: skip
             else:
                 losses[step] = mean_loss(plan[LOSS], n, m, partial, chunks)
             index = claim(shared, me, work)

@@ -54,26 +54,27 @@ def exp(x):
     return result * power_of_two(half) * power_of_two(n - half)
 
 
-_TANH = polynomial(
-    float32=(
-        -0.0062817735597491264, 0.021077293902635574, -0.053853753954172134, 0.13332600891590118, -0.33333319425582886,
-    ),
-    float64=(
-        7.4573012849870184e-06, -3.298186732154887e-05, 9.398024651629126e-05, -0.00023822017198697605,
-        0.0005898348162358442, -0.0014558061872011643, 0.0035921252055748434, -0.008863235339782038,
-        0.021869488528009413, -0.053968253968049155, 0.13333333333333075, -0.3333333333333333,
-    ),
-)  # fmt: skip
+_TANH_END = constant(9.5, 19.5)
+"""From here on the result is 1 to the last bit."""
 
 
 @jit
 def tanh(x):
-    """X + x^3 P(x^2) near zero, elsewhere 1 - 2 / (e^2|x| + 1) with the sign of x."""
+    """With the sign of x, d / (d + 2), d = e^2|x| - 1 = 2^n (e^r - 1) + (2^n - 1) where 2|x| = n ln 2 + r.
+
+    What rounding takes from d + 2 is given back to the quotient.
+    """
     size = absolute(x)
-    square = x * x
-    near = fma(size * square, _TANH(square), size)
-    far = 1.0 - 2.0 / (exp(size + size) + 1.0)
-    return copysign(select(size < 0.55, near, far), x)
+    size = select(size > _TANH_END(x), _TANH_END(x), size)
+    n = round_to_even(size * (2.0 * LOG2_E))
+    r = fma(-n, _LN2_LOW(x), fma(-n, _LN2_HIGH(x), size + size))
+    scale = power_of_two(n)
+    d = fma(fma(r * r, _EXP(r), r), scale, scale - 1.0)
+    divisor = d + 2.0
+    lost = d - (divisor - 2.0)
+    inverse = 1.0 / divisor
+    quotient = d * inverse
+    return copysign(fma(fma(-quotient, lost, fma(-quotient, divisor, d)), inverse, quotient), x)
 
 
 @jit

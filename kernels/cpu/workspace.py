@@ -7,7 +7,7 @@ import numpy as np
 from ..contract import ACTIVATIONS, LOSSES, forward_flops
 from ..cores import get_num_threads
 from ..network import Network, Optimizer, aligned_zeros
-from .across import BLOCK_ROWS, SIDE, chunk_rows, padded_rows, runs_across
+from .across import block_rows, chunk_rows, gradient_row, padded, padded_rows, runs_across
 from .losses import MOST_CHUNKS
 from .optimizers import settings_of
 from .product import PANEL, pack_capacity, scratch_size
@@ -18,14 +18,17 @@ from .tables import (
     BATCH_LABELS,
     BATCH_TARGET,
     BATCH_X,
+    BLOCK,
     CAPACITY,
     COPIES,
+    COPY_SIZE,
+    GRADIENT,
     GRADIENT0,
     GRADIENT1,
+    GRADIENT_ROW,
     LAYER_FIELDS,
     LAYERS,
     LOSS,
-    ONES,
     PACKED,
     PARTIAL,
     PLAN_FIELDS,
@@ -153,30 +156,40 @@ class Workspace:
     def _across(self, network: Network, rows: int) -> tuple[int, int]:
         """The tables and buffers for vectors across the batch: an arena a thread, a copy of the gradients a chunk."""
         dtype, widths = network.dtype, network.widths
+        lanes = VECTOR_BYTES // dtype.itemsize
         place = 0
 
         def take(count: int) -> int:
             nonlocal place
-            start, place = place, place + padded_rows.py_func(count, VECTOR_BYTES)
+            start, place = place, place + padded(count, VECTOR_BYTES)
             return start
 
-        block = padded_rows.py_func(min(rows, BLOCK_ROWS), SIDE * VECTOR_BYTES // dtype.itemsize)
-        outputs = [take(layer.outputs * block) for layer in network.layers]
+        most = block_rows(network)
+        block = min(most, padded_rows.py_func(rows, lanes))
+        outputs = [take((layer.outputs + 1) * block) for layer in network.layers]
         saved = [
             take(layer.outputs * block) if layer.saves_preactivation else output
             for layer, output in zip(network.layers, outputs, strict=True)
         ]
         layers, plan = _tables(network, outputs, saved)
-        plan[SCRATCH], plan[ZEROS], plan[ONES] = take(SIDE * SIDE), take(1), take(block)
-        plan[GRADIENT0], plan[GRADIENT1] = take(max(widths[1::2]) * block), take(max(widths[2::2], default=0) * block)
-        arenas = aligned_zeros((self.products.threads, place), dtype)
-        arenas[:, plan[ONES] : plan[ONES] + block] = 1
-        self._buffers.append(arenas)
-        plan[ARENAS], plan[ARENA_SIZE] = address(arenas), place
-        padded = padded_rows.py_func(rows, BLOCK_ROWS) if rows > BLOCK_ROWS else block
-        plan[BATCH_X], plan[BATCH_TARGET] = self._new(padded * widths[0], dtype), self._new(padded * widths[-1], dtype)
-        chunks = -(-rows // chunk_rows.py_func(rows))
-        plan[COPIES] = self._new(chunks * network.size, dtype)
+        layers[:, GRADIENT_ROW] = [gradient_row(layer, dtype) for layer in network.layers]
+        plan[SCRATCH], plan[ZEROS] = take(max(layers[:, GRADIENT_ROW]) * block), take(1)
+        plan[GRADIENT0] = take(padded(max(widths[1::2]), lanes) * block)
+        plan[GRADIENT1] = take(padded(max(widths[2::2], default=0), lanes) * block)
+        plan[BLOCK], plan[ARENA_SIZE] = most, place
+        plan[ARENAS] = self._new(self.products.threads * place, dtype)
+        held = padded(rows, block)
+        plan[BATCH_X], plan[BATCH_TARGET] = (
+            self._new(held * (widths[0] + 1), dtype),
+            self._new(held * widths[-1], dtype),
+        )
+        sizes = [
+            padded((layer.inputs + 1) * row, VECTOR_BYTES)
+            for layer, row in zip(network.layers, layers[:, GRADIENT_ROW], strict=True)
+        ]
+        layers[:, GRADIENT] = np.cumsum([0, *sizes[:-1]])
+        chunks = -(-rows // chunk_rows.py_func(rows, most))
+        plan[COPIES], plan[COPY_SIZE] = self._new(chunks * sum(sizes), dtype), sum(sizes)
         plan[PARTIAL] = self._new(chunks, np.dtype(np.float64))
         return self._kept(layers, plan)
 
@@ -186,7 +199,7 @@ def _tables(network: Network, outputs: list[int], saved: list[int]) -> tuple[np.
     layers = np.zeros((len(network.layers), LAYER_FIELDS), np.int64)
     for index, layer in enumerate(network.layers):
         code = ACTIVATIONS[layer.activation].code
-        layers[index] = layer.inputs, layer.outputs, code, layer.w, layer.b, outputs[index], saved[index]
+        layers[index, :GRADIENT] = layer.inputs, layer.outputs, code, layer.w, layer.b, outputs[index], saved[index]
     plan = np.zeros(PLAN_FIELDS, np.int64)
     plan[LAYERS], plan[LOSS] = len(layers), LOSSES[network.loss].code
     return layers, plan
