@@ -356,7 +356,7 @@ def _dismiss(team):
     _wake(shared)
 
 
-PARALLEL_FLOPS, PARALLEL_STEP = 2_000_000, 500_000
+PARALLEL_FLOPS, PARALLEL_STEP = 2_000_000, 200_000
 """FLOPs of a call, and of each of its steps, below which meeting (0.2 us a phase) costs too much."""
 
 LONG_FLOPS = 8_000_000

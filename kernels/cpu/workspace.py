@@ -36,7 +36,7 @@ from .tables import (
     SCRATCH,
     ZEROS,
 )
-from .team import PARALLEL_STEP
+from .team import PARALLEL_FLOPS
 
 FORWARD_ROWS = 256
 """Rows that `forward` takes at a time in a training workspace that has no row-major buffers for whole batches."""
@@ -108,7 +108,7 @@ class Workspace:
         ]
         layers_table, plan = _tables(network, outputs, saved)
         self.tables = self._kept(layers_table, plan)
-        self.rows_alone = (PARALLEL_STEP - 1) // forward_flops(widths, 1)
+        self.rows_alone = (PARALLEL_FLOPS - 1) // forward_flops(widths, 1)
         self.job = np.array((0, *self.tables, 0, 0, 0), np.int64)
         self.job_address = address(self.job)
         shapes = [(layer.inputs, layer.outputs) for layer in layers]
