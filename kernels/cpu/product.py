@@ -18,6 +18,7 @@ from .simd import (
     lanes,
     load,
     load_first,
+    prefetch,
     splat,
     store,
     sum_lanes,
@@ -41,6 +42,9 @@ else 16; 12 and its remainders 8 and 4 leave no slow rest for multiples of 4. Ti
 BLOCK_DEPTH = 256
 """Steps of k between visits to C: a panel of B (256 x 32 float32 = 32 KiB) comes from L2, the tile's A stays in L1."""
 
+AHEAD = 16
+"""Steps of k by which B is asked for before it is used: 200 cycles, four times what L3 takes to answer."""
+
 
 def _tile_kernel(rows, columns):
     """The micro-kernel for tiles of `rows` rows and `columns` vectors."""
@@ -49,6 +53,8 @@ def _tile_kernel(rows, columns):
     def multiply(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
         tile = tile_zeros(rows, columns, c)
         for _ in range(depth):
+            for column in range(columns):
+                prefetch(b + (AHEAD * b_step + column * lanes(c)))
             tile = tile_multiply_add(tile, a, a_row, b, width)
             a += a_step
             b += b_step

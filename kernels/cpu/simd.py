@@ -486,6 +486,20 @@ def store(typingctx, p, value):
 
 
 @intrinsic
+def prefetch(typingctx, p):
+    """Ask for the cache line at p, which need not be readable, without waiting for it."""
+
+    def codegen(context, builder, sig, args):
+        kind = ir.FunctionType(ir.VoidType(), [args[0].type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, closest_cache, data = I32(0), I32(3), I32(1)
+        builder.call(function, [args[0], read, closest_cache, data])
+        return context.get_dummy_value()
+
+    return types.void(p), codegen
+
+
+@intrinsic
 def load_first(typingctx, p, count):
     """The first `count` elements at p, zeros in the other lanes; reads nothing beyond them."""
 
@@ -669,12 +683,19 @@ def tile_store(typingctx, tile, p, row_stride, width):
     return types.void(tile, p, types.intp, types.intp), codegen
 
 
+def _opaque(builder, value):
+    """The value, about which LLVM can assume nothing."""
+    kind = ir.FunctionType(value.type, [value.type])
+    return builder.call(ir.InlineAsm(kind, "", "=r,0", side_effect=True), [value])
+
+
 @intrinsic
 def tile_multiply_add(typingctx, tile, a, a_row, b, width):
     """Tile += outer product of a[0], a[a_row], ... (one element a row) and the first `width` elements at b."""
 
     def codegen(context, builder, sig, args):
         value, a, a_row, b, width = args
+        a_row = _opaque(builder, a_row)
         vector, masks = _llvm_vector(tile.dtype), _column_masks(builder, tile, width)
         b_vectors = [
             _masked_load(builder, builder.gep(b, [I64(column * vector.count)]), masks[column], vector)
