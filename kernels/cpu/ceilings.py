@@ -36,7 +36,7 @@ def _multiply_adds(buffer, depth, shared_array, size, rank):
         chunk = claim(shared, me, CHUNKS)
         while chunk >= 0:
             width = PANEL * lanes(a)
-            micro_kernel(depth, a, 1, 0, b, 0, width, b, 0, c, width, floor_of(IDENTITY, c))
+            micro_kernel(depth, a, 1, 0, b, 0, None, b, 0, c, width, floor_of(IDENTITY, c))
             chunk = claim(shared, me, CHUNKS)
         finish(shared, me, CHUNKS)
     leave(shared, me)

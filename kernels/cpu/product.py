@@ -47,7 +47,7 @@ AHEAD = 16
 
 
 def _tile_kernel(rows, columns):
-    """The micro-kernel for tiles of `rows` rows and `columns` vectors."""
+    """The micro-kernel for tiles of `rows` rows and `columns` vectors, of which `width` elements count, None for all."""
 
     @jit
     def multiply(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
@@ -107,7 +107,9 @@ def _tile_rows(left):
 @jit
 def _multiply_tile(rows, depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
     """c[rows, width] = max(a b + start, floor) for one tile; start_row 0 adds one row of start values to all."""
-    if width > lanes(c):
+    if rows == TALL and width == PANEL * lanes(c):
+        micro_kernel(depth, a, a_row, a_step, b, b_step, None, start, start_row, c, c_row, floor)
+    elif width > lanes(c):
         if rows == TALL:
             micro_kernel(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
         elif rows == MEDIUM:
