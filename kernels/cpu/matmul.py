@@ -5,7 +5,7 @@ import numpy as np
 from ..contract import OPERATIONS
 from .activations import IDENTITY, floor_of
 from .compile import entry
-from .layer import nothing_after
+from .layer import nothing_after, nothing_ahead
 from .product import product
 from .simd import pointer, pointer_at
 from .team import enter, leave, private, run, threads_for
@@ -22,7 +22,7 @@ def _matmul(zeros, packed, scratch, n, k, m, a_address, a_row, a_step, b_address
         a, b, out = pointer_at(a_address, like), pointer_at(b_address, like), pointer_at(out_address, like)
         product(
             shared, me, n, m, k, a, a_row, a_step, b, b_step, b_transposed, like, 0, 0, out, m,
-            floor_of(IDENTITY, like), pointer(packed), packed.size, pointer(scratch), nothing_after, 0,
+            floor_of(IDENTITY, like), pointer(packed), packed.size, pointer(scratch), nothing_ahead, nothing_after, 0,
         )  # fmt: skip
     leave(shared, me)
 

@@ -168,10 +168,20 @@ def _multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floo
 
 
 @jit
+def prefetch_tile(rows, columns, p, p_row):
+    """Ask for p[rows, columns]."""
+    for _ in range(rows):
+        for j in range(0, columns, lanes(p)):
+            prefetch(p + j)
+        p += p_row
+
+
+@jit
 def _multiply_block(
-    rows, columns, depth, a, a_row, a_step, b, b_step, b_panel, start, start_row, start_step, c, c_row, floor
-):
-    """c[rows, columns] = max(a b + start, floor); b_panel elements lie between panels of B."""
+    rows, columns, depth, a, a_row, a_step, b, b_step, b_panel, start, start_row, start_step, c, c_row, floor,
+    ask_for, i0, j0, extras,
+):  # fmt: skip
+    """c[rows, columns] = max(a b + start, floor), a block at (i0, j0) of C; b_panel elements lie between panels of B."""
     group = PANEL * lanes(c)
     no_floor = element(c, -np.inf)
     depth_blocks = max(-(-depth // BLOCK_DEPTH), 1)
@@ -187,6 +197,8 @@ def _multiply_block(
                 c_tile = c + (i * c_row + j)
                 begin, begin_row = (start + (i * start_row + j * start_step), start_row) if k == 0 else (c_tile, c_row)
                 width = min(group, columns - j)
+                if end == depth:
+                    ask_for(i0 + i, j0 + j, count, width, extras)
                 _multiply_tile(
                     count, end - k, a_tile, a_row, a_step, b_tile, b_step, width,
                     begin, begin_row, c_tile, c_row, limit,
@@ -287,14 +299,15 @@ def _pack(shared, me, depth, columns, b, b_step, transposed, packed):
 @jit
 def product(
     shared, me, rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
-    c, c_row, floor, packed, capacity, scratch, after_block, extras,
+    c, c_row, floor, packed, capacity, scratch, ask_for, after_block, extras,
 ):  # fmt: skip
     """Phases of a whole product: C[rows, columns] = max(A B + start, floor), block by block.
 
     B is b[depth, columns] with `b_step` elements between rows; where `transposed` it is stored as b[columns, depth].
     start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of panels.
     A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
-    after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows.
+    after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows. Before a
+    tile's last steps ask_for(i, j, rows, columns, extras) may prefetch what after_block will read there.
     """
     group = PANEL * lanes(c)
     pays = rows >= PACK_ROWS and depth * columns >= LARGE and (depth + PANEL_GAP) * group <= capacity
@@ -329,6 +342,7 @@ def product(
                 _multiply_block(
                     count, width, depth, a_block, a_row, a_step, b_block, b_next, b_panel,
                     start_block, start_row, start_step, block, block_row, floor,
+                    ask_for, i, column, extras,
                 )  # fmt: skip
             after_block(i, column, count, width, block, block_row, extras)
             chunk = claim(shared, me, chunks)
