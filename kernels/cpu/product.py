@@ -209,9 +209,6 @@ def _multiply_block(
 BLOCK_TILES, BLOCK_PANELS = 5, 8
 """Tall tiles and panels in a chunk, at most: 60 rows x 1 KiB of A and 8 x 32 KiB of B fill a third of a 1 MiB L2."""
 
-LARGE = 1 << 17
-"""Elements of B from which on it does not stay in L2 while the rows of A go by."""
-
 CHUNKS = 8
 """Into fewer chunks than this a product is not cut if it can be helped: two to eight threads share it evenly."""
 
@@ -266,6 +263,13 @@ def _pack_panel_transposed(depth, columns, b, b_row, packed):
 PANEL_GAP = 5
 """Rows left out between two panels: at distances of powers of two they would share few sets of the caches."""
 
+
+@jit
+def _panel_size(depth, group):
+    """Elements from one panel of `group` columns to the next."""
+    return group * (depth + PANEL_GAP)
+
+
 PACK_DEPTH = 32
 """Rows of B that one chunk packs, if it need not transpose them: whole rows, as they lie in memory."""
 
@@ -274,26 +278,33 @@ PACK_DEPTH = 32
 def _pack(shared, me, depth, columns, b, b_step, transposed, packed):
     """A phase: panels of B[depth, columns] side by side at `packed`."""
     group = PANEL * lanes(b)
+    panel = _panel_size(depth, group)
     chunks = -(-columns // group) if transposed else -(-depth // PACK_DEPTH)
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
         if transposed:
             j = chunk * group
-            _pack_panel_transposed(
-                depth, min(group, columns - j), b + j * b_step, b_step, packed + j * (depth + PANEL_GAP)
-            )
+            _pack_panel_transposed(depth, min(group, columns - j), b + j * b_step, b_step, packed + chunk * panel)
         else:
             k = chunk * PACK_DEPTH
-            _pack_rows(
-                min(PACK_DEPTH, depth - k),
-                columns,
-                b + k * b_step,
-                b_step,
-                packed + k * group,
-                group * (depth + PANEL_GAP),
-            )
+            _pack_rows(min(PACK_DEPTH, depth - k), columns, b + k * b_step, b_step, packed + k * group, panel)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
+
+
+PACK_ROWS, PACK_SIZE = 4 * TALL, 1 << 15
+"""Rows of A and elements of B from which on copying B pays if its rows lie far apart, as measured at widths from 1000:
+1024 x 100 x 1024 gains a quarter. Rows that lie close need CLOSE times as many of both: 128 x 784 x 256 loses 3 %."""
+
+FAR, CLOSE = 2048, 4
+"""Bytes between rows of B beyond which they take about a TLB entry each, and at powers of two share few cache sets."""
+
+
+@jit
+def _packing_pays(rows, columns, depth, b, b_step):
+    """Whether to copy B[depth, columns], stored by rows, to panels for `rows` rows of A."""
+    times = 1 if b_step * (VECTOR_BYTES // lanes(b)) > FAR else CLOSE
+    return rows >= times * PACK_ROWS and depth * columns >= times * PACK_SIZE
 
 
 @jit
@@ -310,10 +321,11 @@ def product(
     tile's last steps ask_for(i, j, rows, columns, extras) may prefetch what after_block will read there.
     """
     group = PANEL * lanes(c)
-    pays = rows >= PACK_ROWS and depth * columns >= LARGE and (depth + PANEL_GAP) * group <= capacity
+    panel = _panel_size(depth, group)
+    pays = panel <= capacity and _packing_pays(rows, columns, depth, b, b_step)
     packs = columns > 1 and (transposed or pays)
     block_columns = BLOCK_PANELS * group
-    slab = max(capacity // (depth + PANEL_GAP) // group * group, group) if packs else max(columns, 1)
+    slab = max(capacity // panel, 1) * group if packs else max(columns, 1)
     block_rows = _block_rows(rows, min(slab, columns), depth, group)
     for slab_start in range(0, columns, slab):
         slab_columns = min(slab, columns - slab_start)
@@ -332,7 +344,7 @@ def product(
             else:
                 block, block_row = c + (i * c_row + column), c_row
             if packs:
-                b_block, b_next, b_panel = packed + j * (depth + PANEL_GAP), group, group * (depth + PANEL_GAP)
+                b_block, b_next, b_panel = packed + j // group * panel, group, panel
             else:
                 b_block, b_next, b_panel = b + column, b_step, group
             a_block, start_block = a + i * a_row, start + (i * start_row + column * start_step)
@@ -349,9 +361,6 @@ def product(
         finish(shared, me, chunks)
 
 
-PACK_ROWS = 4 * TALL
-"""Fewer rows of A than this use a large B too seldom to pay for copying it."""
-
 MOST_PACKED = 4 << 20
 """Bytes of packed panels at most, so that they stay in L3: wider products are done in slabs of columns."""
 
@@ -360,7 +369,7 @@ def pack_capacity(shapes: list[tuple[int, int]], itemsize: int) -> int:
     """Elements of panels that products with B of these (depth, columns) can use."""
     group = PANEL * VECTOR_BYTES // itemsize
     most = MOST_PACKED // itemsize
-    panels = [((depth + PANEL_GAP) * group, -(-columns // group)) for depth, columns in shapes]
+    panels = [(_panel_size.py_func(depth, group), -(-columns // group)) for depth, columns in shapes]
     return max((panel * max(min(count, most // panel), 1) for panel, count in panels), default=0)
 
 
