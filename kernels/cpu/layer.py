@@ -80,9 +80,8 @@ def _sum_rows(n, columns, dz, dz_row, total):
 
 @jit
 def _ahead_of_weight_gradient(i, j, rows, columns, extras):
-    _, m, _, w, _, w0, w1, _, _, settings, _ = extras
-    offset = i * m + j
-    prefetch_tile(rows, columns, w + offset, m)
+    _, m, _, w, _, _, _, _, _, _, _ = extras
+    prefetch_tile(rows, columns, w + (i * m + j), m)
 
 
 @jit

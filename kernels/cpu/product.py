@@ -47,7 +47,7 @@ AHEAD = 16
 
 
 def _tile_kernel(rows, columns):
-    """The micro-kernel for tiles of `rows` rows and `columns` vectors, of which `width` elements count, None for all."""
+    """The micro-kernel for tiles of `rows` rows and `columns` vectors; `width` counts its columns, None is all."""
 
     @jit
     def multiply(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
@@ -181,7 +181,7 @@ def _multiply_block(
     rows, columns, depth, a, a_row, a_step, b, b_step, b_panel, start, start_row, start_step, c, c_row, floor,
     ask_for, i0, j0, extras,
 ):  # fmt: skip
-    """c[rows, columns] = max(a b + start, floor), a block at (i0, j0) of C; b_panel elements lie between panels of B."""
+    """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0); B's panels lie b_panel apart."""
     group = PANEL * lanes(c)
     no_floor = element(c, -np.inf)
     depth_blocks = max(-(-depth // BLOCK_DEPTH), 1)
