@@ -18,11 +18,11 @@ pytestmark = [
 ]
 
 KERNELS = {
-    "micro_kernel": (product.micro_kernel, product.TALL * 2),
-    "_medium_wide": (product._medium_wide, product.MEDIUM * 2),
-    "_tall_narrow": (product._tall_narrow, product.TALL),
+    "micro_kernel": (product.micro_kernel, product.TALL * 2, None),
+    "_medium_wide": (product._medium_wide, product.MEDIUM * 2, 1),
+    "_tall_narrow": (product._tall_narrow, product.TALL, 1),
 }
-"""The micro-kernels that do the bulk of the work, and how many accumulators each has."""
+"""The micro-kernels that do the bulk of the work, how many accumulators each has, and a width it is called with."""
 
 
 def loops(assembly):
@@ -40,7 +40,7 @@ def loops(assembly):
 
 def main_loop(kernel, dtype):
     """The loop over k: the innermost one that multiplies."""
-    kernel = KERNELS[kernel][0]
+    kernel, _, width = KERNELS[kernel]
 
     @compiled
     def call(depth, a, a_row, a_step, b, b_step, width, start, c, c_row):
@@ -51,7 +51,7 @@ def main_loop(kernel, dtype):
         )  # fmt: skip
 
     array = np.ones(4096, dtype)
-    call(3, array, 3, 1, array, 1, 1, array, np.zeros(4096, dtype), 64)
+    call(3, array, 3, 1, array, 1, width, array, np.zeros(4096, dtype), 64)
     (assembly,) = call.inspect_asm().values()
     multiplying = [loop for loop in loops(assembly) if any(line.startswith("vfmadd") for line in loop)]
     assert multiplying, "no loop with fused multiply-adds"
@@ -73,3 +73,13 @@ def test_a_step_of_k_is_one_fused_multiply_add_an_accumulator(kernel, dtype):
 def test_no_vector_is_spilled_in_the_loop_over_k(kernel, dtype):
     stores = [line for line in main_loop(kernel, dtype) if re.match(r"vmov\w*\s+%[xyz]mm\d+,\s*\S*\(", line)]
     assert stores == []
+
+
+def test_a_whole_tile_needs_no_masks(dtype):
+    assert not [line for line in main_loop("micro_kernel", dtype) if "{%k" in line]
+
+
+def test_the_rows_addresses_are_no_chain_of_additions(dtype):
+    """One addition a row would take as long as the multiply-adds, and no load could run ahead of them."""
+    additions = [line for line in main_loop("micro_kernel", dtype) if line.startswith("add")]
+    assert len(additions) < product.TALL // 2

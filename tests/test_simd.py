@@ -30,6 +30,7 @@ from fastmlp.kernels.cpu.simd import (
     pointer,
     pointer_at,
     power_of_two,
+    prefetch,
     round_to_even,
     select,
     splat,
@@ -410,6 +411,16 @@ def test_the_largest_lane_is_found_in_every_place(dtype, count):
     assert _reductions(np.full(count, -np.inf, dtype))[1] == -np.inf
 
 
+@guarded.needs_mprotect
+def test_what_is_prefetched_need_not_be_readable(dtype, count):
+    @compiled
+    def ask(x):
+        prefetch(pointer(x) + x.size)
+        prefetch(pointer(x) + (1 << 40))
+
+    ask(guarded.ending(np.zeros(count, dtype)))
+
+
 @functools.cache
 def tile_program(rows, columns):
     """C = max(2 (a b + start), least) by one tile."""
@@ -448,6 +459,10 @@ def test_tiles_do_a_whole_product_and_touch_nothing_else(rows, columns, one_star
             tight = guarded.ending(np.zeros((rows, width), dtype))
             program(depth, *ends, -4.0, tight, width, width)
             assert_same_bits(tight, c.array[:, :width])
+            if width == columns * count:
+                whole = guarded.ending(np.zeros((rows, width), dtype))
+                program(depth, *ends, -4.0, whole, width, None)
+                assert_same_bits(whole, tight)
 
 
 def test_a_tiles_floor_lets_nan_through(dtype, count):

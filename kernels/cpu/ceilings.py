@@ -36,7 +36,7 @@ def _multiply_adds(shared, me, like, registers, depth):
     b, c = a + width, a + (2 + me[RANK] * TALL) * width
     chunk = claim(shared, me, CHUNKS)
     while chunk >= 0:
-        micro_kernel(depth, a, 1, 0, b, 0, width, b, 0, c, width, floor_of(IDENTITY, c))
+        micro_kernel(depth, a, 1, 0, b, 0, None, b, 0, c, width, floor_of(IDENTITY, c))
         chunk = claim(shared, me, CHUNKS)
     finish(shared, me, CHUNKS)
 

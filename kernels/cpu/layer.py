@@ -3,8 +3,13 @@
 from .activations import IDENTITY, RELU, activate, copy_block, floor_of, multiply_by_derivative
 from .compile import jit
 from .optimizers import L2, update
-from .product import product
+from .product import prefetch_tile, product
 from .simd import lanes, load_first, store_first
+
+
+@jit
+def nothing_ahead(i, j, rows, columns, extras):
+    """What follows the product reads nothing but its block."""
 
 
 @jit
@@ -27,8 +32,14 @@ def forward_layer(shared, me, n, k, m, x, w, b, y, z, keeps_z, activation, packe
     floor = floor_of(IDENTITY if keeps_z else activation, y)
     product(
         shared, me, n, m, k, x, k, 1, w, m, False, b, 0, 1, y, m, floor, packed, capacity, scratch,
-        _after_forward, (activation, keeps_z, z, m),
+        nothing_ahead, _after_forward, (activation, keeps_z, z, m),
     )  # fmt: skip
+
+
+@jit
+def _ahead_of_input_gradient(i, j, rows, columns, extras):
+    _, saved, saved_row = extras
+    prefetch_tile(rows, columns, saved + (i * saved_row + j), saved_row)
 
 
 @jit
@@ -43,7 +54,7 @@ def input_gradient(shared, me, n, k, m, dz, w, dx, activation, saved, zeros, pac
     """dx[n, k] = dz[n, m] w[k, m]^T * activation'(saved[n, k]): dJ/dz of the layer before."""
     product(
         shared, me, n, k, m, dz, m, 1, w, m, True, zeros, 0, 0, dx, k, floor_of(IDENTITY, dx),
-        packed, capacity, scratch, _after_input_gradient, (activation, saved, k),
+        packed, capacity, scratch, _ahead_of_input_gradient, _after_input_gradient, (activation, saved, k),
     )  # fmt: skip
 
 
@@ -68,6 +79,12 @@ def _sum_rows(n, columns, dz, dz_row, total):
 
 
 @jit
+def _ahead_of_weight_gradient(i, j, rows, columns, extras):
+    _, m, _, w, _, _, _, _, _, _, _ = extras
+    prefetch_tile(rows, columns, w + (i * m + j), m)
+
+
+@jit
 def _after_weight_gradient(i, j, rows, columns, block, block_row, extras):
     n, m, dz, w, b, w0, w1, b0, b1, settings, updates = extras
     offset = i * m + j
@@ -85,5 +102,5 @@ def update_layer(shared, me, n, k, m, x, dz, w, b, w0, w1, b0, b1, settings, upd
     """
     product(
         shared, me, k, m, n, x, 1, k, dz, m, False, zeros, 0, 0, w, 0, floor_of(IDENTITY, w), packed, capacity, scratch,
-        _after_weight_gradient, (n, m, dz, w, b, w0, w1, b0, b1, settings, updates),
+        _ahead_of_weight_gradient, _after_weight_gradient, (n, m, dz, w, b, w0, w1, b0, b1, settings, updates),
     )  # fmt: skip

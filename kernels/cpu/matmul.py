@@ -5,7 +5,7 @@ import numpy as np
 from ..contract import OPERATIONS
 from .activations import IDENTITY, floor_of
 from .compile import called, entry
-from .layer import nothing_after
+from .layer import nothing_after, nothing_ahead
 from .product import product
 from .simd import address_of, int64_at, pointer, pointer_at
 from .team import PARALLEL_FLOPS, alone, run
@@ -19,7 +19,7 @@ def _matmul(
     product(
         shared, me, n, m, k, pointer_at(a, like), a_row, a_step, pointer_at(b, like), b_step, b_transposed != 0,
         pointer_at(zeros, like), 0, 0, pointer_at(out, like), m, floor_of(IDENTITY, like),
-        pointer_at(packed, like), capacity, pointer_at(scratch, like), nothing_after, 0,
+        pointer_at(packed, like), capacity, pointer_at(scratch, like), nothing_ahead, nothing_after, 0,
     )  # fmt: skip
 
 

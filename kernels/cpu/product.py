@@ -18,6 +18,7 @@ from .simd import (
     lanes,
     load,
     load_first,
+    prefetch,
     splat,
     store,
     sum_lanes,
@@ -41,14 +42,19 @@ else 16; 12 and its remainders 8 and 4 leave no slow rest for multiples of 4. Ti
 BLOCK_DEPTH = 256
 """Steps of k between visits to C: a panel of B (256 x 32 float32 = 32 KiB) comes from L2, the tile's A stays in L1."""
 
+AHEAD = 16
+"""Steps of k by which B is asked for before it is used: 200 cycles, four times what L3 takes to answer."""
+
 
 def _tile_kernel(rows, columns):
-    """The micro-kernel for tiles of `rows` rows and `columns` vectors."""
+    """The micro-kernel for tiles of `rows` rows and `columns` vectors; `width` counts its columns, None is all."""
 
     @jit
     def multiply(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
         tile = tile_zeros(rows, columns, c)
         for _ in range(depth):
+            for column in range(columns):
+                prefetch(b + (AHEAD * b_step + column * lanes(c)))
             tile = tile_multiply_add(tile, a, a_row, b, width)
             a += a_step
             b += b_step
@@ -101,7 +107,9 @@ def _tile_rows(left):
 @jit
 def _multiply_tile(rows, depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
     """c[rows, width] = max(a b + start, floor) for one tile; start_row 0 adds one row of start values to all."""
-    if width > lanes(c):
+    if rows == TALL and width == PANEL * lanes(c):
+        micro_kernel(depth, a, a_row, a_step, b, b_step, None, start, start_row, c, c_row, floor)
+    elif width > lanes(c):
         if rows == TALL:
             micro_kernel(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
         elif rows == MEDIUM:
@@ -160,10 +168,20 @@ def _multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floo
 
 
 @jit
+def prefetch_tile(rows, columns, p, p_row):
+    """Ask for p[rows, columns]."""
+    for _ in range(rows):
+        for j in range(0, columns, lanes(p)):
+            prefetch(p + j)
+        p += p_row
+
+
+@jit
 def _multiply_block(
-    rows, columns, depth, a, a_row, a_step, b, b_step, b_panel, start, start_row, start_step, c, c_row, floor
-):
-    """c[rows, columns] = max(a b + start, floor); b_panel elements lie between panels of B."""
+    rows, columns, depth, a, a_row, a_step, b, b_step, b_panel, start, start_row, start_step, c, c_row, floor,
+    ask_for, i0, j0, extras,
+):  # fmt: skip
+    """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0); B's panels lie b_panel apart."""
     group = PANEL * lanes(c)
     no_floor = element(c, -np.inf)
     depth_blocks = max(-(-depth // BLOCK_DEPTH), 1)
@@ -179,6 +197,8 @@ def _multiply_block(
                 c_tile = c + (i * c_row + j)
                 begin, begin_row = (start + (i * start_row + j * start_step), start_row) if k == 0 else (c_tile, c_row)
                 width = min(group, columns - j)
+                if end == depth:
+                    ask_for(i0 + i, j0 + j, count, width, extras)
                 _multiply_tile(
                     count, end - k, a_tile, a_row, a_step, b_tile, b_step, width,
                     begin, begin_row, c_tile, c_row, limit,
@@ -188,9 +208,6 @@ def _multiply_block(
 
 BLOCK_TILES, BLOCK_PANELS = 5, 8
 """Tall tiles and panels in a chunk, at most: 60 rows x 1 KiB of A and 8 x 32 KiB of B fill a third of a 1 MiB L2."""
-
-LARGE = 1 << 17
-"""Elements of B from which on it does not stay in L2 while the rows of A go by."""
 
 CHUNKS = 8
 """Into fewer chunks than this a product is not cut if it can be helped: two to eight threads share it evenly."""
@@ -246,6 +263,13 @@ def _pack_panel_transposed(depth, columns, b, b_row, packed):
 PANEL_GAP = 5
 """Rows left out between two panels: at distances of powers of two they would share few sets of the caches."""
 
+
+@jit
+def _panel_size(depth, group):
+    """Elements from one panel of `group` columns to the next."""
+    return group * (depth + PANEL_GAP)
+
+
 PACK_DEPTH = 32
 """Rows of B that one chunk packs, if it need not transpose them: whole rows, as they lie in memory."""
 
@@ -254,45 +278,54 @@ PACK_DEPTH = 32
 def _pack(shared, me, depth, columns, b, b_step, transposed, packed):
     """A phase: panels of B[depth, columns] side by side at `packed`."""
     group = PANEL * lanes(b)
+    panel = _panel_size(depth, group)
     chunks = -(-columns // group) if transposed else -(-depth // PACK_DEPTH)
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
         if transposed:
             j = chunk * group
-            _pack_panel_transposed(
-                depth, min(group, columns - j), b + j * b_step, b_step, packed + j * (depth + PANEL_GAP)
-            )
+            _pack_panel_transposed(depth, min(group, columns - j), b + j * b_step, b_step, packed + chunk * panel)
         else:
             k = chunk * PACK_DEPTH
-            _pack_rows(
-                min(PACK_DEPTH, depth - k),
-                columns,
-                b + k * b_step,
-                b_step,
-                packed + k * group,
-                group * (depth + PANEL_GAP),
-            )
+            _pack_rows(min(PACK_DEPTH, depth - k), columns, b + k * b_step, b_step, packed + k * group, panel)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
+
+
+PACK_ROWS, PACK_SIZE = 4 * TALL, 1 << 15
+"""Rows of A and elements of B from which on copying B pays if its rows lie far apart, as measured at widths from 1000:
+1024 x 100 x 1024 gains a quarter. Rows that lie close need CLOSE times as many of both: 128 x 784 x 256 loses 3 %."""
+
+FAR, CLOSE = 2048, 4
+"""Bytes between rows of B beyond which they take about a TLB entry each, and at powers of two share few cache sets."""
+
+
+@jit
+def _packing_pays(rows, columns, depth, b, b_step):
+    """Whether to copy B[depth, columns], stored by rows, to panels for `rows` rows of A."""
+    times = 1 if b_step * (VECTOR_BYTES // lanes(b)) > FAR else CLOSE
+    return rows >= times * PACK_ROWS and depth * columns >= times * PACK_SIZE
 
 
 @jit
 def product(
     shared, me, rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
-    c, c_row, floor, packed, capacity, scratch, after_block, extras,
+    c, c_row, floor, packed, capacity, scratch, ask_for, after_block, extras,
 ):  # fmt: skip
     """Phases of a whole product: C[rows, columns] = max(A B + start, floor), block by block.
 
     B is b[depth, columns] with `b_step` elements between rows; where `transposed` it is stored as b[columns, depth].
     start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of panels.
     A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
-    after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows.
+    after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows. Before a
+    tile's last steps ask_for(i, j, rows, columns, extras) may prefetch what after_block will read there.
     """
     group = PANEL * lanes(c)
-    pays = rows >= PACK_ROWS and depth * columns >= LARGE and (depth + PANEL_GAP) * group <= capacity
+    panel = _panel_size(depth, group)
+    pays = panel <= capacity and _packing_pays(rows, columns, depth, b, b_step)
     packs = columns > 1 and (transposed or pays)
     block_columns = BLOCK_PANELS * group
-    slab = max(capacity // (depth + PANEL_GAP) // group * group, group) if packs else max(columns, 1)
+    slab = max(capacity // panel, 1) * group if packs else max(columns, 1)
     block_rows = _block_rows(rows, min(slab, columns), depth, group)
     for slab_start in range(0, columns, slab):
         slab_columns = min(slab, columns - slab_start)
@@ -311,7 +344,7 @@ def product(
             else:
                 block, block_row = c + (i * c_row + column), c_row
             if packs:
-                b_block, b_next, b_panel = packed + j * (depth + PANEL_GAP), group, group * (depth + PANEL_GAP)
+                b_block, b_next, b_panel = packed + j // group * panel, group, panel
             else:
                 b_block, b_next, b_panel = b + column, b_step, group
             a_block, start_block = a + i * a_row, start + (i * start_row + column * start_step)
@@ -321,14 +354,12 @@ def product(
                 _multiply_block(
                     count, width, depth, a_block, a_row, a_step, b_block, b_next, b_panel,
                     start_block, start_row, start_step, block, block_row, floor,
+                    ask_for, i, column, extras,
                 )  # fmt: skip
             after_block(i, column, count, width, block, block_row, extras)
             chunk = claim(shared, me, chunks)
         finish(shared, me, chunks)
 
-
-PACK_ROWS = 4 * TALL
-"""Fewer rows of A than this use a large B too seldom to pay for copying it."""
 
 MOST_PACKED = 4 << 20
 """Bytes of packed panels at most, so that they stay in L3: wider products are done in slabs of columns."""
@@ -338,7 +369,7 @@ def pack_capacity(shapes: list[tuple[int, int]], itemsize: int) -> int:
     """Elements of panels that products with B of these (depth, columns) can use."""
     group = PANEL * VECTOR_BYTES // itemsize
     most = MOST_PACKED // itemsize
-    panels = [((depth + PANEL_GAP) * group, -(-columns // group)) for depth, columns in shapes]
+    panels = [(_panel_size.py_func(depth, group), -(-columns // group)) for depth, columns in shapes]
     return max((panel * max(min(count, most // panel), 1) for panel, count in panels), default=0)
 
 

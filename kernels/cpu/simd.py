@@ -526,6 +526,20 @@ def store(typingctx, p, value):
 
 
 @intrinsic
+def prefetch(typingctx, p):
+    """Ask for the cache line at p, which need not be readable, without waiting for it."""
+
+    def codegen(context, builder, sig, args):
+        kind = ir.FunctionType(ir.VoidType(), [args[0].type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, closest_cache, data = I32(0), I32(3), I32(1)
+        builder.call(function, [args[0], read, closest_cache, data])
+        return context.get_dummy_value()
+
+    return types.void(p), codegen
+
+
+@intrinsic
 def load_first(typingctx, p, count):
     """The first `count` elements at p, zeros in the other lanes; reads nothing beyond them."""
 
@@ -648,9 +662,20 @@ def _tile_addresses(builder, tile, base, row_stride):
             yield row * tile.columns + column, builder.gep(start, [I64(column * count)])
 
 
-def _column_masks(builder, tile, width):
+def _width_type(width):
+    """The type of a tile function's `width`: None for whole vectors, which need no masks."""
+    return types.none if isinstance(width, types.NoneType) else types.intp
+
+
+def _column_masks(builder, tile, width, width_type):
+    if width_type == types.none:
+        return [None] * tile.columns
     count = lanes_of(tile.dtype)
     return [_lane_mask(builder, width, count, column * count) for column in range(tile.columns)]
+
+
+def _load_where(builder, address, mask, vector):
+    return _plain_load(builder, address, vector) if mask is None else _masked_load(builder, address, mask, vector)
 
 
 @intrinsic(prefer_literal=True)
@@ -682,42 +707,57 @@ def tile_sum(typingctx, tile, other):
 
 @intrinsic
 def tile_add(typingctx, tile, p, row_stride, width):
-    """Tile += `width` elements of each row at p; stride 0 adds one row to all."""
+    """Tile += `width` elements of each row at p, all where it is None; stride 0 adds one row to all."""
 
     def codegen(context, builder, sig, args):
         value, base, stride, width = args
-        vector, masks = _llvm_vector(tile.dtype), _column_masks(builder, tile, width)
+        vector, masks = _llvm_vector(tile.dtype), _column_masks(builder, tile, width, sig.args[3])
         for index, address in _tile_addresses(builder, tile, base, stride):
-            loaded = _masked_load(builder, address, masks[index % tile.columns], vector)
+            loaded = _load_where(builder, address, masks[index % tile.columns], vector)
             value = builder.insert_value(value, builder.fadd(builder.extract_value(value, index), loaded), index)
         return value
 
-    return tile(tile, p, types.intp, types.intp), codegen
+    return tile(tile, p, types.intp, _width_type(width)), codegen
 
 
 @intrinsic
 def tile_store(typingctx, tile, p, row_stride, width):
-    """Write `width` elements of each row of a tile, and nothing beyond them."""
+    """Write `width` elements of each row of a tile, all where it is None, and nothing beyond them."""
 
     def codegen(context, builder, sig, args):
         value, base, stride, width = args
-        masks = _column_masks(builder, tile, width)
+        masks = _column_masks(builder, tile, width, sig.args[3])
         for index, address in _tile_addresses(builder, tile, base, stride):
-            _masked_store(builder, builder.extract_value(value, index), address, masks[index % tile.columns])
+            mask, vector = masks[index % tile.columns], builder.extract_value(value, index)
+            if mask is None:
+                _plain_store(builder, vector, address)
+            else:
+                _masked_store(builder, vector, address, mask)
         return context.get_dummy_value()
 
-    return types.void(tile, p, types.intp, types.intp), codegen
+    return types.void(tile, p, types.intp, _width_type(width)), codegen
+
+
+def _opaque(builder, value):
+    """The value, about which LLVM can assume nothing."""
+    kind = ir.FunctionType(value.type, [value.type])
+    return builder.call(ir.InlineAsm(kind, "", "=r,0", side_effect=True), [value])
 
 
 @intrinsic
 def tile_multiply_add(typingctx, tile, a, a_row, b, width):
-    """Tile += outer product of a[0], a[a_row], ... (one element a row) and the first `width` elements at b."""
+    """Tile += outer product of a[0], a[a_row], ... (one element a row) and the first `width` elements at b, or all.
+
+    The rows' addresses are worked out anew: LLVM would make them a chain of additions that takes as long as the
+    multiply-adds, so that no load could run ahead of them.
+    """
 
     def codegen(context, builder, sig, args):
         value, a, a_row, b, width = args
-        vector, masks = _llvm_vector(tile.dtype), _column_masks(builder, tile, width)
+        a_row = _opaque(builder, a_row)
+        vector, masks = _llvm_vector(tile.dtype), _column_masks(builder, tile, width, sig.args[4])
         b_vectors = [
-            _masked_load(builder, builder.gep(b, [I64(column * vector.count)]), masks[column], vector)
+            _load_where(builder, builder.gep(b, [I64(column * vector.count)]), masks[column], vector)
             for column in range(tile.columns)
         ]
         for row in range(tile.rows):
@@ -730,7 +770,7 @@ def tile_multiply_add(typingctx, tile, a, a_row, b, width):
                 value = builder.insert_value(value, new, index)
         return value
 
-    return tile(tile, a, types.intp, b, types.intp), codegen
+    return tile(tile, a, types.intp, b, _width_type(width)), codegen
 
 
 @intrinsic(prefer_literal=True)
