@@ -195,9 +195,7 @@ class TorchCompile(_Torch):
         """The gradient as one compiled function."""
         parameters = self.tensors([*weights, *biases])
         ((x, t),) = self.batches(workload, data)
-        gradient = self.torch.compile(
-            self.torch.func.grad(lambda p, x, t: self.loss(workload, p, x, t)), dynamic=False, fullgraph=True
-        )
+        gradient = self.compiled(self.torch.func.grad(lambda p, x, t: self.loss(workload, p, x, t)))
         return {"compiled": lambda: gradient(parameters, x, t)}
 
     def predictions(
@@ -205,7 +203,7 @@ class TorchCompile(_Torch):
     ) -> Calls:
         """The forward pass as one compiled function."""
         parameters, x_ = self.tensors([*weights, *biases]), self.torch.from_numpy(x)
-        forward = self.torch.compile(lambda p, x: self.forward(workload, p, x), dynamic=False, fullgraph=True)
+        forward = self.compiled(lambda p, x: self.forward(workload, p, x))
 
         def predict() -> Any:
             with self.torch.inference_mode():
@@ -232,7 +230,16 @@ class TorchCompile(_Torch):
                 v.mul_(BETA2).add_((1 - BETA2) * g * g)
                 w.sub_(scale * m / (torch.sqrt(v) + EPSILON))
 
-        return torch.compile(step, dynamic=False, fullgraph=True)
+        return self.compiled(step)
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, compiled for the very shapes it gets.
+
+        What was compiled for earlier rows is dropped: all of it would share one function's limit of eight variants,
+        and be looked through at every call.
+        """
+        self.torch.compiler.reset()
+        return self.torch.compile(function, dynamic=False, fullgraph=True)
 
 
 class _CompiledTrainer:

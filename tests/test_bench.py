@@ -15,7 +15,8 @@ from fastmlp import MLP
 from fastmlp.bench import contest, processes, products, report, run, timing, training, workloads
 from fastmlp.bench.contest import Peaks, Setting, Side
 from fastmlp.bench.energy import Meter, Reading
-from fastmlp.bench.peers import Peer
+from fastmlp.bench.peers import PEERS, Peer
+from fastmlp.bench.peers import load as load_peers
 from fastmlp.bench.timing import Spread, Timing, interleave
 from fastmlp.bench.training import Trial
 from fastmlp.bench.workloads import LARGE, PRODUCTS, SIZES, STANDARD, SUITES, TRAINING, Workload
@@ -561,6 +562,44 @@ def test_a_workload_is_chosen_by_name_in_any_suite_or_by_tier():
         workloads.choose(["trian"], (), ())
     with pytest.raises(ArgumentError, match="--workload must be one of"):
         workloads.choose(["train"], ["deep-b1"], ())
+
+
+# The real peers, where they are installed
+
+SMALL = (
+    replace(DIGITS, samples=300, study=0, shuffle=False),
+    replace(BY_NAME["full-batch"], samples=100, batch_size=100),
+    replace(ARTICLE, epochs=2),
+)
+
+
+@pytest.fixture(scope="module", params=["torch", "torch-compile", "jax", "onnxruntime"])
+def peer(request):
+    cure = PEERS[request.param].cure.split()
+    for package in cure:
+        pytest.importorskip(package)
+    (made,) = load_peers([request.param], 2)
+    assert made.version
+    return made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("workload", SMALL, ids=lambda workload: workload.name)
+def test_a_peer_trains_the_same_network(monkeypatch, peer, workload, dtype):
+    monkeypatch.setattr(contest, "interleave", known_timings)
+    entries = training._peers(Trial(workload, workload.make(workload).cast(dtype), dtype), quickly(peers=(peer,)))
+    assert len(entries) == peer.trains
+    for entry in entries:
+        assert entry.agreement["agree"], entry.agreement
+        entry.call()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_peer_does_the_work_of_the_other_suites(monkeypatch, peer, dtype):
+    monkeypatch.setattr(contest, "interleave", known_timings)
+    for name in ("gradient", "deep-b1", "128x784x256", "128x784x256 dx", "128x784x256 dw"):
+        (made,) = rows(name, dtype=dtype, peers=(peer,))
+        assert run.right(made), made
 
 
 # The peak
