@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         FastMLPError,
         ShapeError,
     )
+    from .kernels.cores import get_num_threads, num_threads, set_num_threads
     from .network import MLP
 
 _HOME = {
@@ -33,6 +34,9 @@ _HOME = {
     "DTypeError": "errors",
     "FastMLPError": "errors",
     "ShapeError": "errors",
+    "get_num_threads": "kernels.cores",
+    "num_threads": "kernels.cores",
+    "set_num_threads": "kernels.cores",
 }
 
 __all__ = [
@@ -44,6 +48,9 @@ __all__ = [
     "FastMLPError",
     "NeuralNetwork",
     "ShapeError",
+    "get_num_threads",
+    "num_threads",
+    "set_num_threads",
     "test",
     "train",
 ]

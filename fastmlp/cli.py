@@ -143,7 +143,7 @@ def _bench(options: argparse.Namespace) -> int:
 def _threads(backend: str, asked: int | None = None) -> int:
     """How many threads the backend may use; for NumPy what was `asked` for, else every core."""
     if backend == "cpu":
-        from .kernels.cpu import get_num_threads
+        from .kernels.cores import get_num_threads
 
         return get_num_threads()
     from .kernels.cores import usable_cores

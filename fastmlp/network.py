@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from .interrupt import interrupt_held
 from .kernels import arrays
 from .kernels import backend as backends
 from .kernels.contract import LOSSES, step_flops
-from .kernels.network import Network, aligned_zeros
+from .kernels.network import Network, aligned_zeros, new_array
 from .settings import as_activations, as_callbacks, as_widths
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ class MLP:
         self.epochs = 0
         """Epochs that `fit` has completed so far."""
 
-        self._training: Any = None  # workspaces of the backend, made when first needed
-        self._inference: Any = None
+        self._training: Any = None  # workspaces of the backend, made when first needed; one a thread for inference
+        self._inference = threading.local()
         self._step_loss = np.zeros(1)
 
     @property
@@ -275,11 +276,14 @@ class MLP:
     def predict(self, x: Any) -> np.ndarray:
         """The outputs y[n, out] for x[n, in], in the network's dtype; logits where the loss takes those.
 
+        Threads may predict at the same time, with one network too.
+
         Raises ShapeError or DTypeError for an array that does not fit.
         """
-        x = arrays.as_samples("x", x, self.layers[0], self.dtype)
-        out = aligned_zeros((len(x), self.layers[-1]), self.dtype)
-        self._backend.forward(self._structure, self._parameters, x, out, self._inference_workspace())
+        structure = self._structure
+        x = arrays.as_samples("x", x, structure.widths[0], structure.dtype)
+        out = new_array((len(x), structure.widths[-1]), structure.dtype)
+        self._backend.forward(structure, self._parameters, x, out, self._inference_workspace())
         return out
 
     def predict_proba(self, x: Any) -> np.ndarray:
@@ -357,10 +361,12 @@ class MLP:
         return self._training
 
     def _inference_workspace(self) -> Any:
-        if self._inference is None:
+        try:
+            return self._inference.workspace
+        except AttributeError:
             rows = max(1, min(4096, BLOCK_ELEMENTS // sum(self.layers[1:])))
-            self._inference = self._backend.Workspace(self._structure, rows, False)
-        return self._inference
+            self._inference.workspace = self._backend.Workspace(self._structure, rows, False)
+            return self._inference.workspace
 
     def _mean_loss(self, x: np.ndarray, target: np.ndarray) -> float:
         """The loss in blocks of rows, each weighted by its share: every loss is a mean over the samples."""

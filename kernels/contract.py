@@ -6,6 +6,7 @@ A multiply-add counts as two FLOPs; activations and comparisons are not counted.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 DTYPES = ("float32", "float64")
@@ -187,6 +188,7 @@ OPERATIONS = {
 }
 
 
+@cache
 def step_flops(widths: tuple[int, ...], n: int) -> int:
     """FLOPs of one training step on n rows: every layer forward and backward, no input gradient for the first."""
     forward, backward = OPERATIONS["linear_forward"].flops, OPERATIONS["linear_backward_update"].flops
@@ -195,6 +197,7 @@ def step_flops(widths: tuple[int, ...], n: int) -> int:
     return total - 2 * n * pairs[0][0] * pairs[0][1]
 
 
+@cache
 def forward_flops(widths: tuple[int, ...], n: int) -> int:
     """FLOPs of one forward pass on n rows."""
     flops = OPERATIONS["linear_forward"].flops

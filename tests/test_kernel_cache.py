@@ -20,7 +20,8 @@ from fastmlp.kernels.cpu.bias_add import _bias_add
 x, b, out = np.arange(6.0).reshape(2, 3), np.arange(3.0), np.empty((2, 3))
 bias_add(x, b, out)
 assert (out == x + b).all()
-print(sum(_bias_add.stats.cache_hits.values()), sum(_bias_add.stats.cache_misses.values()))
+hits = _bias_add._compiled["d"].cache_hits
+print(hits, 1 - hits)
 """
 FOUND, COMPILED = "1 0", "0 1"
 
@@ -50,7 +51,8 @@ def run(cache, **variables):
 
 
 def entries(cache):
-    return sorted(path for path in cache.rglob("*") if path.is_file())
+    """Every file but the one that calls entries."""
+    return sorted(path for path in cache.rglob("*") if path.is_file() and "team._conduct-" not in path.name)
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +189,32 @@ def test_two_processes_may_write_at_once(tmp_path):
         assert finish(process)[1] == ""
     assert len(entries(tmp_path / "cache")) == 1
     assert run(tmp_path / "cache") == (FOUND, "")
+
+
+def test_a_new_state_makes_the_longest_unused_ones_go(fresh_choice, monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    states = [tmp_path / f"{number:020x}" for number in range(compilation.STATES_KEPT + 3)]
+    strangers = [tmp_path / "notes", tmp_path / f"{1:021x}"]
+    for age, folder in enumerate([*states, *strangers]):
+        folder.mkdir()
+        (folder / "entry").write_text("code")
+        os.utime(folder, (10**9 - age, 10**9 - age))
+    own = compilation._cache_folder()
+    assert set(tmp_path.iterdir()) == {own, *states[: compilation.STATES_KEPT], *strangers}
+
+    compilation._cache_folder.cache_clear()
+    states[-1].mkdir()
+    assert compilation._cache_folder() == own
+    assert states[-1].exists(), "a state that is not new has others deleted"
+
+
+def test_a_state_that_is_used_is_not_the_longest_unused(fresh_choice, monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    own = compilation._cache_folder()
+    os.utime(own, (10**9, 10**9))
+    compilation._cache_folder.cache_clear()
+    compilation._cache_folder()
+    assert own.stat().st_mtime > 10**9 + 1
 
 
 def copied_sources(tmp_path):

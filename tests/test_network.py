@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import oracles
@@ -160,6 +161,37 @@ def test_predictions_come_in_blocks_and_for_any_number_of_rows(backend_name, dty
         assert net.predict(x[:n]).shape == (n, 2)
     y = np.zeros((10_001, 2))
     assert net.loss(x, y) == pytest.approx(np.mean(np.sum(net.predict(x).astype("f8") ** 2, axis=1)) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("widths", [(10, 5, 2), (60, 300, 4)])
+def test_a_few_rows_give_the_same_bits_from_any_array(backend_name, dtype, widths, rows, rng):
+    """They take a way of their own on the CPU; read-only, strided and sliced arrays, and new weights, as all others."""
+    net = MLP(widths, dtype=dtype, backend=backend_name)
+    many = rng.standard_normal((50, widths[0])).astype(dtype)
+    expected = net.predict(many[:rows].copy())
+    read_only = many[:rows].copy()
+    read_only.flags.writeable = False
+    for x in (many[:rows], read_only, np.asfortranarray(many)[:rows], many[:rows].tolist()):
+        assert net.predict(x).tobytes() == expected.tobytes()
+    net.weights[0] *= -1
+    twin = copy.deepcopy(net)
+    changed = net.predict(many[:rows])
+    assert changed.tobytes() != expected.tobytes()
+    assert twin.predict(many[:rows]).tobytes() == changed.tobytes()
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_threads_may_predict_with_one_network(backend_name, rows, rng):
+    net = MLP((20, 64, 64, 3), activation="tanh", backend=backend_name)
+    inputs = rng.standard_normal((8, rows, 20)).astype(np.float32)
+    expected = [net.predict(x).tobytes() for x in inputs]
+
+    def caller(x):
+        return {net.predict(x).tobytes() for _ in range(200)}
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(caller, inputs)) == [{each} for each in expected]
 
 
 def test_predictions_are_fresh_arrays(backend_name, rng):

@@ -1,5 +1,6 @@
 """The team of threads: the same bits whoever computes, callers that never wait for each other, fork and exit."""
 
+import ctypes
 import multiprocessing
 import os
 import subprocess
@@ -10,16 +11,18 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import joblib
 import numpy as np
 import oracles
 import pytest
 from networks import data, fill, network
 
 import fastmlp
+from fastmlp import get_num_threads, num_threads, set_num_threads
 from fastmlp.kernels import cpu
 from fastmlp.kernels.contract import step_flops
-from fastmlp.kernels.cores import usable_cores
-from fastmlp.kernels.cpu import get_num_threads, set_num_threads, team
+from fastmlp.kernels.cores import MAX_THREADS, usable_cores
+from fastmlp.kernels.cpu import team
 from fastmlp.kernels.network import Optimizer, aligned_zeros
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,25 +134,40 @@ def alone():
 
 @pytest.fixture
 def runs(monkeypatch):
-    """The sizes of the teams that the runs of a test were given."""
+    """How many members the runs of a test had; every run is worth waking the workers for."""
     sizes = []
-    hold = team._hold
+    conduct = team.conduct
 
-    def spy(*args):
-        context = hold(*args)
+    def spy(*arguments):
+        sizes.append(conduct(*arguments))
+        return sizes[-1]
 
-        class Held:
-            def __enter__(self):
-                sizes.append(context.__enter__())
-                return sizes[-1]
-
-            def __exit__(self, *args):
-                return context.__exit__(*args)
-
-        return Held()
-
-    monkeypatch.setattr(team, "_hold", spy)
+    monkeypatch.setattr(team, "conduct", spy)
+    monkeypatch.setattr(team, "LONG_FLOPS", 0)
     return sizes
+
+
+@pytest.fixture
+def new_team(monkeypatch):
+    """A function that puts a team that is still to be made in the place of the last one."""
+    made = []
+
+    def forget():
+        if team._team is not None:
+            made.append(team._team)
+        monkeypatch.setattr(team, "_team", None)
+
+    forget()
+    yield forget
+    forget()
+    for each in made[1:]:
+        each.end()
+
+
+def python_entry(function):
+    """A Python function of no arguments in the place of a compiled entry, and its address."""
+    callback = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(lambda *_: function())
+    return callback, ctypes.cast(callback, ctypes.c_void_p).value
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
@@ -162,11 +180,11 @@ def test_the_same_bits_on_any_number_of_threads(name, threads, alone, runs):
 
 
 def test_the_number_of_threads_is_what_was_set_and_goes_back():
-    for count in (1, 3, team.MAX_THREADS):
+    for count in (1, 3, MAX_THREADS):
         set_num_threads(count)
         assert get_num_threads() == count
     set_num_threads(None)
-    assert get_num_threads() == min(usable_cores(), team.MAX_THREADS)
+    assert get_num_threads() == min(usable_cores(), MAX_THREADS)
 
 
 @pytest.mark.parametrize("count", [0, -1, 257, 2.0, "2", True])
@@ -177,6 +195,31 @@ def test_what_is_no_number_of_threads_is_refused_and_changes_nothing(count):
     assert get_num_threads() == 3
 
 
+def test_a_block_has_its_own_number_of_threads_in_its_own_thread():
+    set_num_threads(3)
+    with num_threads(1), ThreadPoolExecutor(1) as pool:
+        assert get_num_threads() == 1
+        assert pool.submit(get_num_threads).result(PATIENCE) == 3
+        with num_threads(5):
+            assert get_num_threads() == 5
+            set_num_threads(2)
+        assert get_num_threads() == 1
+        with (
+            pytest.raises(fastmlp.ArgumentError, match="count must be an integer from 1 to 256; got 0"),
+            num_threads(0),
+        ):
+            pass
+        assert get_num_threads() == 1
+    assert get_num_threads() == 2
+
+
+def test_a_block_ends_with_an_error_too():
+    set_num_threads(3)
+    with pytest.raises(KeyError), num_threads(1):
+        raise KeyError
+    assert get_num_threads() == 3
+
+
 def test_the_environment_sets_the_default(monkeypatch):
     monkeypatch.setenv("FASTMLP_NUM_THREADS", "5")
     assert get_num_threads() == 5
@@ -184,7 +227,7 @@ def test_the_environment_sets_the_default(monkeypatch):
     assert get_num_threads() == 2
     monkeypatch.setenv("FASTMLP_NUM_THREADS", "")
     set_num_threads(None)
-    assert get_num_threads() == min(usable_cores(), team.MAX_THREADS)
+    assert get_num_threads() == min(usable_cores(), MAX_THREADS)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "257", "1.5", "two", " 2", "²"])
@@ -203,9 +246,9 @@ def test_small_work_takes_one_thread_and_large_work_all():
     assert team.threads_for(step_flops(WIDTHS, BATCH), 6) == 7
 
 
-def program(code, *options):
+def program(code, *options, **variables):
     """Run `code` in a fresh interpreter: (exit status, stdout, stderr)."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), **variables}
     environment.pop("FASTMLP_NUM_THREADS", None)
     done = subprocess.run(
         [sys.executable, *options, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE
@@ -218,7 +261,7 @@ def test_affinity_limits_the_threads():
     code = (
         "import os\n"
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-        "from fastmlp.kernels.cpu import get_num_threads\n"
+        "from fastmlp import get_num_threads\n"
         "print(get_num_threads())\n"
     )
     assert program(code) == (0, "1", "")
@@ -236,11 +279,13 @@ def test_many_callers_at_once_get_what_each_alone_would():
 
 def test_a_caller_that_finds_the_team_busy_runs_alone(alone, runs):
     set_num_threads(3)
-    with ThreadPoolExecutor(1) as pool, team._team.busy:
-        assert pool.submit(bits, "matmul").result(PATIENCE) == alone["matmul"]
-    assert set(runs) == {1}
     assert bits("matmul") == alone["matmul"]
-    assert set(runs) == {1, 3}
+    team._team._memory[team.TAKEN * team.LINE] = 1
+    assert bits("matmul") == alone["matmul"]
+    team._team._memory[team.TAKEN * team.LINE] = 0
+    assert bits("matmul") == alone["matmul"]
+    calls = len(runs) // 3
+    assert runs == [3] * calls + [1] * calls + [3] * calls
 
 
 def test_a_call_from_inside_a_run_runs_alone(alone, runs):
@@ -248,14 +293,32 @@ def test_a_call_from_inside_a_run_runs_alone(alone, runs):
     set_num_threads(3)
     all_inside, found = threading.Barrier(3), []
 
-    def member(shared, size, rank):
+    def member():
         all_inside.wait(PATIENCE)
         found.append(bits("train"))
         all_inside.wait(PATIENCE)
 
-    team.run(member, (), 3)
+    callback, entry = python_entry(member)
+    assert team.conduct(entry, 0, 3, 0) == 3
     assert found == [alone["train"]] * 3
-    assert runs == [3, 1, 1, 1]
+    assert runs == [1, 1, 1, 3]
+    del callback
+
+
+def test_a_short_run_does_not_wake_sleepers_unless_runs_follow_one_another():
+    callback, entry = python_entry(lambda: None)
+    set_num_threads(3)
+    team.conduct(entry, 0, 3, team.LONG_FLOPS)
+    asleep = team._team._memory[team.ASLEEP * team.LINE :]
+    for _ in range(3):
+        time.sleep(0.01)
+        deadline = time.monotonic() + PATIENCE
+        while asleep[0] < len(team._team.workers):
+            assert time.monotonic() < deadline, "the workers do not go to sleep"
+            time.sleep(0.01)
+        assert team.conduct(entry, 0, 3, team.LONG_FLOPS - 1) == 1
+        assert 3 in [team.conduct(entry, 0, 3, team.LONG_FLOPS - 1) for _ in range(1000)]
+    del callback
 
 
 def test_a_callback_may_call_kernels_from_another_thread(alone):
@@ -278,38 +341,64 @@ def test_a_callback_may_call_kernels_from_another_thread(alone):
 
 @pytest.mark.parametrize("seconds", [0, 0.0002, 0.001, 0.02])
 @pytest.mark.parametrize("name", ["matmul", "train", "train_narrow", "loss"])
-def test_a_worker_that_comes_late_changes_nothing(name, seconds, alone, monkeypatch):
-    start = team._Worker.start
+def test_a_worker_that_comes_late_changes_nothing(name, seconds, alone, new_team, monkeypatch):
+    live = team._Worker._live
 
-    def start_late(worker, job, *more):
-        def late(*arguments):
-            time.sleep(seconds * worker.rank)
-            job[0](*arguments)
+    def live_late(worker):
+        time.sleep(seconds * worker._rank)
+        live(worker)
 
-        start(worker, (late, job[1]), *more)
-
-    monkeypatch.setattr(team._Worker, "start", start_late)
+    monkeypatch.setattr(team._Worker, "_live", live_late)
     set_num_threads(3)
-    for _ in range(10):
-        assert bits(name) == alone[name]
+    for _ in range(5):
+        new_team()
+        for _ in range(3):
+            assert bits(name) == alone[name]
 
 
-def test_workers_that_never_come_are_not_waited_for(alone, monkeypatch):
-    monkeypatch.setattr(team._Worker, "start", lambda worker, *job: None)
+def test_workers_that_never_come_are_not_waited_for(alone, runs, new_team, monkeypatch):
+    monkeypatch.setattr(team._Worker, "_live", lambda worker: None)
     set_num_threads(3)
     for name in JOBS:
         assert bits(name) == alone[name]
+    assert set(runs) == {3}
 
 
-def test_where_the_system_grants_no_thread_fewer_do_it(alone, runs, monkeypatch):
-    def refuse(rank):
+def test_where_the_system_grants_no_thread_fewer_do_it(alone, runs, new_team, monkeypatch):
+    def refuse(team, rank):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(team, "_team", team._Team())
     monkeypatch.setattr(team, "_Worker", refuse)
     set_num_threads(3)
     assert bits("matmul") == alone["matmul"]
+    made = team._team
+    assert bits("matmul") == alone["matmul"]
     assert set(runs) == {1}
+    assert team._team is made, "it asks again at every call"
+
+
+def test_workers_that_sleep_in_python_come_when_called(alone, runs, tmp_path):
+    """Where the system has no futex: in a process of its own, since that is compiled in."""
+    code = (
+        "import platform, time\n"
+        "platform.machine = lambda: 'elsewhere'\n"
+        "import numpy as np\n"
+        "from fastmlp.kernels import cpu\n"
+        "from fastmlp import set_num_threads\n"
+        "from fastmlp.kernels.cpu import team\n"
+        "assert team._FUTEX is None\n"
+        "set_num_threads(3)\n"
+        "a = np.random.default_rng(0).normal(size=(300, 300))\n"
+        "expected, out = np.empty_like(a), np.empty_like(a)\n"
+        "cpu.matmul(a, a, expected)\n"
+        "for pause in (0, 0.001, 0.02) * 20:\n"
+        "    time.sleep(pause)\n"
+        "    cpu.matmul(a, a, out)\n"
+        "    assert (out == expected).all()\n"
+        "entered = team._team._memory[team.ENTERED * team.LINE]\n"
+        "assert entered > 10, entered\n"
+    )
+    assert program(code, "-W", "error", FASTMLP_CACHE_DIR=str(tmp_path)) == (0, "", "")
 
 
 def in_a_child(sender, threads):
@@ -350,25 +439,57 @@ def test_a_child_forked_in_the_middle_of_a_run_has_its_own_team(alone):
     set_num_threads(3)
     in_the_run, over = threading.Event(), threading.Event()
 
-    def member(shared, size, rank):
+    def member():
         in_the_run.set()
         over.wait(PATIENCE)
 
-    other = threading.Thread(target=team.run, args=(member, (), 3))
+    callback, entry = python_entry(member)
+    other = threading.Thread(target=team.conduct, args=(entry, 0, 3, team.LONG_FLOPS))
     other.start()
     assert in_the_run.wait(PATIENCE)
     found, workers = from_a_child("fork")
     over.set()
     other.join(PATIENCE)
+    del callback
     assert found == {name: alone[name] for name in found}
     assert workers == 2
+
+
+def test_threads_that_call_a_thousand_times_each_get_what_they_would_alone():
+    set_num_threads(3)
+    sizes = (7, 60, 130, 200)
+    operands = [np.random.default_rng(n).normal(size=(2, n, n)).astype(np.float32) for n in sizes]
+    expected = [np.empty_like(a) for a, _ in operands]
+    for (a, b), out in zip(operands, expected, strict=True):
+        cpu.matmul(a, b, out)
+
+    def caller(first):
+        wrong = 0
+        for call in range(1000):
+            (a, b), right = operands[(first + call) % 4], expected[(first + call) % 4]
+            out = np.empty_like(a)
+            cpu.matmul(a, b, out)
+            wrong += not np.array_equal(out, right)
+        return wrong
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(caller, range(8))) == [0] * 8
+
+
+def test_loky_workers_train(alone):
+    set_num_threads(3)
+    assert bits("train") == alone["train"]
+    parallel = joblib.Parallel(n_jobs=2, backend="loky", timeout=PATIENCE)
+    assert parallel(joblib.delayed(bits)("train") for _ in range(4)) == [alone["train"]] * 4
+    assert bits("train") == alone["train"]
 
 
 def test_a_process_with_parked_workers_ends_cleanly():
     code = (
         "import numpy as np\n"
         "from fastmlp.kernels import cpu\n"
-        "from fastmlp.kernels.cpu import set_num_threads, team\n"
+        "from fastmlp import set_num_threads\n"
+        "from fastmlp.kernels.cpu import team\n"
         "set_num_threads(4)\n"
         "a = np.ones((300, 300), np.float32)\n"
         "cpu.matmul(a, a, np.empty_like(a))\n"

@@ -11,7 +11,7 @@ from .linear_forward import linear_forward
 from .loss import loss
 from .matmul import matmul
 from .mse import mse
-from .team import get_num_threads, set_num_threads, threads_for
+from .team import threads_for
 from .train import gradients, train
 from .workspace import Workspace
 
@@ -20,14 +20,12 @@ __all__ = [
     "bias_add",
     "ceilings",
     "forward",
-    "get_num_threads",
     "gradients",
     "linear_backward_update",
     "linear_forward",
     "loss",
     "matmul",
     "mse",
-    "set_num_threads",
     "threads_for",
     "train",
 ]

@@ -18,10 +18,11 @@ from .simd import (
     VECTOR_BYTES,
     address_of,
     element,
+    float64_at,
+    int64_at,
     keep_first,
     lanes,
     load,
-    pointer,
     pointer_at,
     select,
     splat,
@@ -60,7 +61,7 @@ from .tables import (
     WEIGHTS,
     ZEROS,
 )
-from .team import claim, enter, finish, leave, private
+from .team import RANK, claim, finish
 
 WIDEST = 64
 """No layer may be wider: one member's buffers, BLOCK_ROWS of every layer, must stay in L2."""
@@ -363,52 +364,46 @@ def _update_layer(copies, size, chunks, layer, settings, updates, w, state):
 
 @entry
 def train_across(
-    parameters, state, settings, losses, layers_array, plan_array, x_address, target_address, label_address,
-    order_address, rows, start, batch_size, updates, shared_array, size, rank,
+    shared, me, like, parameters, size, state_address, settings_address, losses_address, steps, layers_address,
+    plan_address, x_address, target_address, label_address, order_address, rows, start, batch_size, updates,
 ):  # fmt: skip
-    """The steps of train._train, by the same arguments, for a network that runs across the batch."""
-    shared = pointer(shared_array)
-    me = private(shared, size, rank)
-    if enter(shared, me):
-        plan, layers, w = pointer(plan_array), pointer(layers_array), pointer(parameters)
-        x, target = pointer_at(x_address, w), pointer_at(target_address, w)
-        labels, order = pointer_at(label_address, layers), pointer_at(order_address, layers)
-        arena = pointer_at(plan[ARENAS], w) + rank * plan[ARENA_SIZE]
-        copies, partial = pointer_at(plan[COPIES], w), pointer_at(plan[PARTIAL], pointer(losses))
-        width = parameters.size
-        m = layers[(plan[LAYERS] - 1) * LAYER_FIELDS + OUTPUTS]
-        position, held = start, 0
-        for step in range(losses.size):
-            n = min(batch_size, rows - position % rows)
-            first = position if order_address != 0 else position % rows
-            fresh = order_address != 0 or n < rows or held < rows  # else all rows lie there from the step before
-            held = n
-            chunk_size = chunk_rows(n)
-            chunks = -(-n // chunk_size)
+    """The steps of train._train, by the same job, for a network that runs across the batch."""
+    plan, layers = int64_at(plan_address), int64_at(layers_address)
+    losses, settings = float64_at(losses_address), float64_at(settings_address)
+    w, state = pointer_at(parameters, like), pointer_at(state_address, like)
+    x, target = pointer_at(x_address, like), pointer_at(target_address, like)
+    labels, order = int64_at(label_address), int64_at(order_address)
+    arena = pointer_at(plan[ARENAS], like) + me[RANK] * plan[ARENA_SIZE]
+    copies, partial = pointer_at(plan[COPIES], like), float64_at(plan[PARTIAL])
+    m = layers[(plan[LAYERS] - 1) * LAYER_FIELDS + OUTPUTS]
+    position, held = start, 0
+    for step in range(steps):
+        n = min(batch_size, rows - position % rows)
+        first = position if order_address != 0 else position % rows
+        fresh = order_address != 0 or n < rows or held < rows  # else all rows lie there from the step before
+        held = n
+        chunk_size = chunk_rows(n)
+        chunks = -(-n // chunk_size)
+        chunk = claim(shared, me, chunks)
+        while chunk >= 0:
+            begin = chunk * chunk_size
+            total = copies + chunk * size
+            for j in range(0, size, lanes(w)):
+                store(total + j, splat(w, 0.0))
+            partial[chunk] = _chunk(
+                plan, layers, n, begin, min(chunk_size, n - begin), first, order, x, target, labels, fresh,
+                w, total, arena,
+            )  # fmt: skip
             chunk = claim(shared, me, chunks)
-            while chunk >= 0:
-                begin = chunk * chunk_size
-                total = copies + chunk * width
-                for j in range(0, width, lanes(w)):
-                    store(total + j, splat(w, 0.0))
-                partial[chunk] = _chunk(
-                    plan, layers, n, begin, min(chunk_size, n - begin), first, order, x, target, labels, fresh,
-                    w, total, arena,
-                )  # fmt: skip
-                chunk = claim(shared, me, chunks)
-            finish(shared, me, chunks)
-            # The losses are added up by whoever claims that: a member that runs ahead overwrites them in the next step.
-            work = plan[LAYERS] + 1
+        finish(shared, me, chunks)
+        # The losses are added up by whoever claims that: a member that runs ahead overwrites them in the next step.
+        work = plan[LAYERS] + 1
+        index = claim(shared, me, work)
+        while index >= 0:
+            if index < plan[LAYERS]:
+                _update_layer(copies, size, chunks, layers + index * LAYER_FIELDS, settings, updates + step, w, state)
+            else:
+                losses[step] = mean_loss(plan[LOSS], n, m, partial, chunks)
             index = claim(shared, me, work)
-            while index >= 0:
-                if index < plan[LAYERS]:
-                    _update_layer(
-                        copies, width, chunks, layers + index * LAYER_FIELDS, pointer(settings), updates + step, w,
-                        pointer(state),
-                    )  # fmt: skip
-                else:
-                    losses[step] = mean_loss(plan[LOSS], n, m, partial, chunks)
-                index = claim(shared, me, work)
-            finish(shared, me, work)
-            position += n
-    leave(shared, me)
+        finish(shared, me, work)
+        position += n

@@ -3,17 +3,14 @@
 import numpy as np
 
 from .compile import entry
-from .simd import lanes, load_first, pointer, pointer_at, store_first
+from .simd import lanes, load_first, pointer_at, store_first
+from .team import run
 from .workspace import address
 
 
 @entry
-def _bias_add(n, m, x_address, b_address, out_address, like):
-    x, b, out = (
-        pointer_at(x_address, pointer(like)),
-        pointer_at(b_address, pointer(like)),
-        pointer_at(out_address, pointer(like)),
-    )
+def _bias_add(shared, me, like, n, m, x_address, b_address, out_address):
+    x, b, out = pointer_at(x_address, like), pointer_at(b_address, like), pointer_at(out_address, like)
     for i in range(n):
         for j in range(0, m, lanes(x)):
             count = min(lanes(x), m - j)
@@ -22,5 +19,4 @@ def _bias_add(n, m, x_address, b_address, out_address, like):
 
 def bias_add(x: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """out[n, m] = x[n, m] + b[m]; out may be x itself. One thread: it runs at memory speed."""
-    n, m = x.shape
-    _bias_add(n, m, address(x), address(b), address(out), out)
+    run(_bias_add, out.dtype, (*x.shape, address(x), address(b), address(out)), 0)

@@ -1,17 +1,20 @@
 """What this machine reaches at most, measured in place: multiply-adds in registers, and reading a buffer."""
 
 import time
+from array import array
 from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
+from ..cores import get_num_threads
 from ..network import aligned_zeros
 from .activations import IDENTITY, floor_of
-from .compile import entry
+from .compile import Entry, entry
 from .product import PANEL, TALL, micro_kernel
-from .simd import VECTOR_BYTES, lanes, load, pointer, splat, store
-from .team import claim, enter, finish, get_num_threads, leave, private, run
+from .simd import VECTOR_BYTES, lanes, load, pointer_at, splat, store
+from .team import LONG_FLOPS, RANK, claim, conduct, finish
+from .workspace import address
 
 CHUNKS = 64
 """Pieces of a probe; the team shares them."""
@@ -27,47 +30,34 @@ LEAST_BYTES, MOST_BYTES = 1 << 19, 1 << 28
 
 
 @entry
-def _multiply_adds(buffer, depth, shared_array, size, rank):
-    shared = pointer(shared_array)
-    me = private(shared, size, rank)
-    if enter(shared, me):
-        a = pointer(buffer)
-        b, c = a + PANEL * lanes(a), a + (2 + rank * TALL) * PANEL * lanes(a)
+def _multiply_adds(shared, me, like, registers, depth):
+    a = pointer_at(registers, like)
+    width = PANEL * lanes(a)
+    b, c = a + width, a + (2 + me[RANK] * TALL) * width
+    chunk = claim(shared, me, CHUNKS)
+    while chunk >= 0:
+        micro_kernel(depth, a, 1, 0, b, 0, width, b, 0, c, width, floor_of(IDENTITY, c))
         chunk = claim(shared, me, CHUNKS)
-        while chunk >= 0:
-            width = PANEL * lanes(a)
-            micro_kernel(depth, a, 1, 0, b, 0, width, b, 0, c, width, floor_of(IDENTITY, c))
-            chunk = claim(shared, me, CHUNKS)
-        finish(shared, me, CHUNKS)
-    leave(shared, me)
+    finish(shared, me, CHUNKS)
 
 
 @entry
-def _read(buffer, results, repeats, shared_array, size, rank):
-    shared = pointer(shared_array)
-    me = private(shared, size, rank)
-    if enter(shared, me):
-        part = buffer.size // CHUNKS
-        for _ in range(repeats):
+def _read(shared, me, like, buffer, size, results, repeats):
+    part, count = size // CHUNKS, lanes(like)
+    for _ in range(repeats):
+        chunk = claim(shared, me, CHUNKS)
+        while chunk >= 0:
+            start = pointer_at(buffer, like) + chunk * part
+            zero = splat(like, 0.0)
+            first, second, third, fourth = zero, zero, zero, zero
+            for j in range(0, part - 4 * count + 1, 4 * count):
+                first += load(start + j)
+                second += load(start + (j + count))
+                third += load(start + (j + 2 * count))
+                fourth += load(start + (j + 3 * count))
+            store(pointer_at(results, like) + chunk * count, (first + second) + (third + fourth))
             chunk = claim(shared, me, CHUNKS)
-            while chunk >= 0:
-                start = pointer(buffer) + chunk * part
-                count = lanes(start)
-                first, second, third, fourth = (
-                    splat(start, 0.0),
-                    splat(start, 0.0),
-                    splat(start, 0.0),
-                    splat(start, 0.0),
-                )
-                for j in range(0, part - 4 * count + 1, 4 * count):
-                    first += load(start + j)
-                    second += load(start + (j + count))
-                    third += load(start + (j + 2 * count))
-                    fourth += load(start + (j + 3 * count))
-                store(pointer(results) + chunk * count, (first + second) + (third + fourth))
-                chunk = claim(shared, me, CHUNKS)
-            finish(shared, me, CHUNKS)
-    leave(shared, me)
+        finish(shared, me, CHUNKS)
 
 
 def _best_rate(call: Callable[[int], None], work: float) -> float:
@@ -88,18 +78,27 @@ def _best_rate(call: Callable[[int], None], work: float) -> float:
     return amount * work / min(seconds)
 
 
+def _run(entry: Entry, dtype: np.dtype, threads: int, *job: int) -> None:
+    """On just so many threads, however little it is."""
+    numbers = array("q", job)
+    conduct(entry.address(dtype), numbers.buffer_info()[0], threads, LONG_FLOPS)
+
+
 @cache
 def _measured(dtype: np.dtype, size: int, threads: int) -> tuple[float, float]:
     count = VECTOR_BYTES // dtype.itemsize
     registers = aligned_zeros((2 + threads * TALL) * PANEL * count, dtype)
     flops = _best_rate(
-        lambda depth: run(_multiply_adds, (registers, 256 * depth), threads),
+        lambda depth: _run(_multiply_adds, dtype, threads, address(registers), 256 * depth),
         2.0 * CHUNKS * 256 * TALL * PANEL * count,
     )
     part = max(size // dtype.itemsize // CHUNKS // (4 * count), 1) * 4 * count
     buffer, results = aligned_zeros(CHUNKS * part, dtype), aligned_zeros(CHUNKS * count, dtype)
     buffer[...] = 1
-    bandwidth = _best_rate(lambda repeats: run(_read, (buffer, results, repeats), threads), float(buffer.nbytes))
+    bandwidth = _best_rate(
+        lambda repeats: _run(_read, dtype, threads, address(buffer), buffer.size, address(results), repeats),
+        float(buffer.nbytes),
+    )
     return flops, bandwidth
 
 

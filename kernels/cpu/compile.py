@@ -1,16 +1,19 @@
-"""How kernels are compiled: `jit` for the pieces, `entry` for what Python calls, and the entries' cache on disk.
+"""How kernels are compiled: `jit` for pieces, `entry` for what a team runs, `called` for what Python calls; the cache.
 
-Numba's own cache watches one source file a function and lets two writers swap entries. Here a folder stands for one
+Numba's own cache watches one source file a function and lets two writers swap files. Here a folder stands for one
 state of all kernel sources, library versions and CPU, and a file for one function and signature, replaced atomically
-and carrying its own digest: a stale, torn or foreign entry is compiled again. Entries are pickles, which run code when
+and carrying its own digest: a stale, torn or foreign file is compiled again. They are pickles, which run code when
 read, so the folder must belong to this user alone (mode 0700).
 """
 
 import contextlib
 import functools
 import hashlib
+import inspect
 import os
 import pickle
+import re
+import shutil
 import stat
 import sys
 import tempfile
@@ -21,26 +24,46 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 import numpy as np
-from numba import _dynfunc
+from numba import _dynfunc, types
 from numba.core.caching import NullCache
+from numba.core.ccallback import CFunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
 from numba.core.compiler_machinery import AnalysisPass, register_pass
+from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 from numba.core.typed_passes import NativeLowering
+from numba.extending import intrinsic
 
-from .simd import VECTOR_BYTES
+from .simd import I64, VECTOR_BYTES, Pointer
 
 
 class _PieceLibrary(JITCodeLibrary):
     """Code that exists only to be linked into an entry's: not optimised and not turned into machine code by itself."""
 
+    def _optimize_functions(self, ll_module):
+        """The entry is optimised as a whole."""
+        ll_module.data_layout = self._codegen._data_layout
+
     def finalize(self):
-        """Gather the pieces this one calls."""
-        self._raise_if_finalized()
-        for library in dict.fromkeys(self._linking_libraries):
-            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        """What it calls is linked to the entry beside it."""
         self._finalized = True
+
+
+class _WholeLibrary(JITCodeLibrary):
+    """Code with all the pieces it calls, directly or through others: each is linked once."""
+
+    def finalize(self):
+        """Gather the pieces, then as Numba does."""
+        gathered = dict.fromkeys(self._linking_libraries)
+        left = list(gathered)
+        while left:
+            library = left.pop()
+            if isinstance(library, _PieceLibrary):
+                left += [each for each in library._linking_libraries if each not in gathered]
+                gathered |= dict.fromkeys(library._linking_libraries)
+        self._linking_libraries = list(gathered)
+        super().finalize()
 
 
 @register_pass(mutates_CFG=False, analysis_only=True)
@@ -62,35 +85,134 @@ class _PublishPiece(AnalysisPass):
         return False
 
 
+_NEEDLESS = {
+    "AnnotateTypes",
+    "DumpParforDiagnostics",
+    "FindLiterallyCalls",
+    "GenericRewrites",
+    "InlineClosureLikes",
+    "InlineInlinables",
+    "InlineOverloads",
+    "LiteralPropagationSubPipelinePass",
+    "LiteralUnroll",
+    "MakeFunctionToJitFunction",
+    "NoPythonSupportedFeatureValidation",
+    "NopythonRewrites",
+    "RewriteDynamicRaises",
+    "WithLifting",
+}
+"""Passes of Numba's that serve what no kernel uses: array expressions, closures, with blocks, exceptions, literals."""
+
+
+def _needed_passes(state):
+    passes = DefaultPassBuilder.define_nopython_pipeline(state)
+    passes.passes = [each for each in passes.passes if each[0].__name__ not in _NEEDLESS]
+    return passes
+
+
 class _PieceCompiler(CompilerBase):
-    """Numba's own pipeline for a piece: all the analysis, none of the code generation."""
+    """Numba's pipeline for a piece: the analysis that it needs, none of the code generation."""
 
     def define_pipelines(self):
         """The one pipeline."""
         state = self.state
         state.flags.no_compile = True
         state["library"] = _PieceLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
-        passes = DefaultPassBuilder.define_nopython_pipeline(state)
+        passes = _needed_passes(state)
         passes.add_pass_after(_PublishPiece, NativeLowering)
         passes.finalize()
         return [passes]
 
 
-_compile = functools.partial(numba.njit, nogil=True, error_model="numpy")
+class _WholeCompiler(CompilerBase):
+    """Numba's pipeline for what is to run."""
 
-jit = _compile(pipeline_class=_PieceCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""A piece of a kernel, callable from other compiled code only.
+    def define_pipelines(self):
+        """The one pipeline."""
+        state = self.state
+        state["library"] = _WholeLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state["library"].enable_object_caching()
+        passes = _needed_passes(state)
+        passes.finalize()
+        return [passes]
 
-Numba would optimise and generate machine code for every function by itself and again in each of its callers, which
-costs several times what the entry alone does.
-"""
+
+_compile = functools.partial(numba.njit, nogil=True, error_model="numpy", pipeline_class=_WholeCompiler)
 
 
-def entry(function):
-    """A compiled function that Python calls: releases the GIL and is kept in the cache on disk."""
+class _PieceDispatcher(CPUDispatcher):
+    """Compiles a piece once, whatever constants its callers pass: LLVM propagates those where it inlines."""
+
+    def get_call_template(self, args, kws):
+        """Numba's own, for the arguments' plain types."""
+        return super().get_call_template(tuple(types.unliteral(each) for each in args), kws)
+
+
+def jit(function):
+    """A piece of a kernel, callable from other compiled code only.
+
+    Numba would optimise and generate machine code for every function by itself and again in each of its callers, which
+    costs several times what the entry alone does.
+    """
+    options = {"nopython": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return _PieceDispatcher(function, targetoptions=options, pipeline_class=_PieceCompiler)
+
+
+def called(function):
+    """A function that Python calls: releases the GIL and is kept in the cache on disk."""
     dispatcher = _compile()(function)
     dispatcher._cache = _DiskCache(function)
     return dispatcher
+
+
+@intrinsic(prefer_literal=True)
+def _integers(typingctx, p, count):
+    """The first `count` integers at p."""
+    kind = types.UniTuple(types.int64, count.literal_value)
+
+    def codegen(context, builder, sig, args):
+        values = [builder.load(builder.gep(args[0], [I64(index)])) for index in range(kind.count)]
+        return context.make_tuple(builder, kind, values)
+
+    return kind(p, count), codegen
+
+
+class Entry:
+    """A kernel as a team runs it: `function(shared, me, like, *job)`, compiled when an element type first needs it.
+
+    `shared` and `me` are the team's counters (team.py); `like` is a pointer to elements, by which addresses among the
+    integers of the job become pointers. The machine code is a C function of (shared, me, the job's address, like).
+    """
+
+    def __init__(self, function):
+        self._function = function
+        self._addresses = {}
+        self._compiled = {}
+
+    def address(self, dtype):
+        """Where the machine code for elements of this dtype begins."""
+        address = self._addresses.get(dtype.char)
+        return self._compile(dtype) if address is None else address
+
+    def _compile(self, dtype):
+        piece, fields = jit(self._function), len(inspect.signature(self._function).parameters) - 3
+
+        def run(shared, me, job, like):
+            piece(shared, me, like, *_integers(job, fields))
+
+        counters, like = Pointer(types.int64), Pointer(numba.from_dtype(dtype))
+        signature = (counters, counters, counters, like), types.void
+        compiled = CFunc(run, signature, {}, {"error_model": "numpy"}, _WholeCompiler)
+        compiled._cache = _DiskCache(self._function)
+        compiled.compile()
+        self._compiled[dtype.char] = compiled  # which holds the machine code
+        self._addresses[dtype.char] = compiled.address
+        return compiled.address
+
+
+def entry(function):
+    """The `Entry` of this function."""
+    return Entry(function)
 
 
 def cache_root() -> Path | None:
@@ -122,6 +244,19 @@ def _state_digest() -> str:
     return digest.hexdigest()[:20]
 
 
+STATES_KEPT = 16
+"""Folders of other states, of releases before or other CPUs of a cluster, that are kept beside a new one."""
+
+
+def _forget_old_states(root: Path, folder: Path) -> None:
+    """Delete the folders of other states that have been unused for longest; a process that uses one compiles again."""
+    with contextlib.suppress(OSError):  # another process does the same
+        others = [each for each in root.iterdir() if re.fullmatch(r"[0-9a-f]{20}", each.name) and each != folder]
+        others = sorted((each for each in others if each.is_dir()), key=lambda each: each.stat().st_mtime)
+        for each in others[:-STATES_KEPT]:
+            shutil.rmtree(each, ignore_errors=True)
+
+
 @functools.cache
 def _cache_folder() -> Path | None:
     """The folder for this state, made and checked once a process; None, with one warning, where there can be none."""
@@ -131,10 +266,14 @@ def _cache_folder() -> Path | None:
     else:
         try:
             folder = root / _state_digest()
+            is_new = not folder.exists()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = folder.stat()
             private = os.name == "nt" or (status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o022)
             if private and os.access(folder, os.W_OK):
+                os.utime(folder)  # when it was used last
+                if is_new:
+                    _forget_old_states(root, folder)
                 return folder
             reason = f"{folder} can be written by others" if not private else f"{folder} is read-only"
         except OSError as error:

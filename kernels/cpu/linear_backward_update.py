@@ -9,8 +9,8 @@ from .compile import entry, jit
 from .layer import input_gradient, update_layer
 from .losses import chunk_rows
 from .optimizers import settings_of
-from .simd import pointer, pointer_at
-from .team import claim, enter, finish, leave, private, run, threads_for
+from .simd import float64_at, pointer_at
+from .team import claim, finish, run
 from .workspace import address, products_for
 
 
@@ -31,40 +31,23 @@ def _activation_gradient(shared, me, n, m, activation, dy, saved, dz):
 
 @entry
 def _linear_backward_update(
-    zeros, packed, scratch, settings, updates, n, k, m, x_address, w_address, b_address, saved, dy, dz_address, dx,
-    state, activation, shared_array, size, rank,
+    shared, me, like, zeros_address, packed_address, capacity, scratch_address, settings_address, updates, n, k, m,
+    x_address, w_address, b_address, saved, dy, dz_address, dx, state, activation,
 ):  # fmt: skip
-    shared = pointer(shared_array)
-    me = private(shared, size, rank)
-    if enter(shared, me):
-        like = pointer(zeros)
-        x, w, b = pointer_at(x_address, like), pointer_at(w_address, like), pointer_at(b_address, like)
-        dz, room = pointer_at(dz_address, like), pointer(packed)
-        _activation_gradient(shared, me, n, m, activation, pointer_at(dy, like), pointer_at(saved, like), dz)
-        if dx != 0:
-            input_gradient(
-                shared,
-                me,
-                n,
-                k,
-                m,
-                dz,
-                w,
-                pointer_at(dx, like),
-                IDENTITY,
-                dz,
-                like,
-                room,
-                packed.size,
-                pointer(scratch),
-            )
-        w0 = pointer_at(state, like)
-        b0, slot = w0 + k * m, (k + 1) * m
-        update_layer(
-            shared, me, n, k, m, x, dz, w, b, w0, w0 + slot, b0, b0 + slot, pointer(settings), updates,
-            like, room, packed.size, pointer(scratch),
-        )  # fmt: skip
-    leave(shared, me)
+    zeros, packed = pointer_at(zeros_address, like), pointer_at(packed_address, like)
+    scratch = pointer_at(scratch_address, like)
+    x, w, b = pointer_at(x_address, like), pointer_at(w_address, like), pointer_at(b_address, like)
+    dz, settings = pointer_at(dz_address, like), float64_at(settings_address)
+    _activation_gradient(shared, me, n, m, activation, pointer_at(dy, like), pointer_at(saved, like), dz)
+    if dx != 0:
+        dx_at = pointer_at(dx, like)
+        input_gradient(shared, me, n, k, m, dz, w, dx_at, IDENTITY, dz, zeros, packed, capacity, scratch)
+    w0 = pointer_at(state, like)
+    b0, slot = w0 + k * m, (k + 1) * m
+    update_layer(
+        shared, me, n, k, m, x, dz, w, b, w0, w0 + slot, b0, b0 + slot, settings, updates,
+        zeros, packed, capacity, scratch,
+    )  # fmt: skip
 
 
 def linear_backward_update(
@@ -82,10 +65,10 @@ def linear_backward_update(
 ) -> None:
     """See kernels/README.md; writes w, b, state, dz and, if it is not None, dx. `updates` counts from 1."""
     (n, k), m = x.shape, w.shape[1]
-    products = products_for(w.dtype, [(n, m), (m, k)])
-    arguments = (
-        products.zeros, products.packed, products.scratch, settings_of(optimizer, OPTIMIZERS[optimizer.name].code),
-        updates - 1, n, k, m, address(x), address(w), address(b), address(saved), address(dy), address(dz),
+    settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code)
+    job = (
+        *products_for(w.dtype, [(n, m), (m, k)]).addresses, address(settings), updates - 1, n, k, m,
+        address(x), address(w), address(b), address(saved), address(dy), address(dz),
         0 if dx is None else address(dx), address(state), ACTIVATIONS[activation].code,
     )  # fmt: skip
-    run(_linear_backward_update, arguments, threads_for(OPERATIONS["linear_backward_update"].flops(n, k, m)))
+    run(_linear_backward_update, w.dtype, job, OPERATIONS["linear_backward_update"].flops(n, k, m))

@@ -6,8 +6,8 @@ from ..contract import LOSSES
 from ..network import Network
 from .compile import entry
 from .losses import MOST_CHUNKS, chunk_rows, mean_loss, rows_loss
-from .simd import pointer, pointer_at
-from .team import claim, enter, finish, leave, private, run, threads_for
+from .simd import float64_at, int64_at, pointer_at
+from .team import RANK, claim, finish, run
 from .workspace import address
 
 FLOPS_PER_ELEMENT = 20
@@ -15,27 +15,20 @@ FLOPS_PER_ELEMENT = 20
 
 
 @entry
-def _loss(
-    y_array, partial_array, code, n, m, y_address, target_address, label_address, dy_address, shared_array, size, rank
-):
-    shared = pointer(shared_array)
-    me = private(shared, size, rank)
-    if enter(shared, me):
-        like, partial = pointer(y_array), pointer(partial_array)
-        y, target, dy = pointer_at(y_address, like), pointer_at(target_address, like), pointer_at(dy_address, like)
-        labels = pointer_at(label_address, shared)
-        rows = chunk_rows(n)
-        chunks = -(-n // rows)
+def _loss(shared, me, like, partial_address, code, n, m, y_address, target_address, label_address, dy_address):
+    y, target, dy = pointer_at(y_address, like), pointer_at(target_address, like), pointer_at(dy_address, like)
+    partial, labels = float64_at(partial_address), int64_at(label_address)
+    rows = chunk_rows(n)
+    chunks = -(-n // rows)
+    chunk = claim(shared, me, chunks)
+    while chunk >= 0:
+        i, count = chunk * rows, min(rows, n - chunk * rows)
+        named = labels + i if label_address != 0 else labels
+        partial[chunk] = rows_loss(code, n, count, m, y + i * m, target + i * m, named, dy + i * m, dy_address != 0)
         chunk = claim(shared, me, chunks)
-        while chunk >= 0:
-            i, count = chunk * rows, min(rows, n - chunk * rows)
-            named = labels + i if label_address != 0 else labels
-            partial[chunk] = rows_loss(code, n, count, m, y + i * m, target + i * m, named, dy + i * m, dy_address != 0)
-            chunk = claim(shared, me, chunks)
-        finish(shared, me, chunks)
-        if rank == 0:
-            partial[0] = mean_loss(code, n, m, partial, chunks)
-    leave(shared, me)
+    finish(shared, me, chunks)
+    if me[RANK] == 0:
+        partial[0] = mean_loss(code, n, m, partial, chunks)
 
 
 def value_and_gradient(code: int, y: np.ndarray, target: np.ndarray, dy: np.ndarray | None) -> float:
@@ -44,12 +37,9 @@ def value_and_gradient(code: int, y: np.ndarray, target: np.ndarray, dy: np.ndar
         return float("nan")
     n, m = y.shape
     partial = np.empty(MOST_CHUNKS)
-    like = np.empty(0, y.dtype)
     target_address, label_address = (0, address(target)) if target.ndim == 1 else (address(target), 0)
-    arguments = (
-        like, partial, code, n, m, address(y), target_address, label_address, 0 if dy is None else address(dy)
-    )  # fmt: skip
-    run(_loss, arguments, threads_for(FLOPS_PER_ELEMENT * y.size))
+    job = address(partial), code, n, m, address(y), target_address, label_address, 0 if dy is None else address(dy)
+    run(_loss, y.dtype, job, FLOPS_PER_ELEMENT * y.size)
     return float(partial[0])
 
 

@@ -149,6 +149,21 @@ def pointer_at(typingctx, address, like):
     return Pointer(like.dtype)(types.intp, like), codegen
 
 
+def _typed_pointer_at(dtype):
+    @intrinsic
+    def pointer_at(typingctx, address):
+        def codegen(context, builder, sig, args):
+            return builder.inttoptr(args[0], _llvm_element(dtype).as_pointer())
+
+        return Pointer(dtype)(types.intp), codegen
+
+    return pointer_at
+
+
+int64_at, float64_at = _typed_pointer_at(types.int64), _typed_pointer_at(types.float64)
+"""The pointer to int64, or float64, at an integer address in bytes."""
+
+
 @intrinsic
 def address_of(typingctx, p):
     """The integer address in bytes that a pointer holds."""

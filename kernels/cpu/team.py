@@ -2,25 +2,31 @@
 
 Every member runs the same function over the same phases. A phase is cut into chunks by shape alone; members claim
 chunks, first from their own share and then from the others', so a member that comes late, or not at all, costs time but
-never correctness, and no result depends on who computed what. All counters only grow, so none is ever reset between
+never correctness, and no result depends on who computed what. Within a run counters only grow, so none is reset between
 phases.
 
-The threads are Python threads parked on a lock outside compiled code. They vanish in a forked child, which starts its
-own when it first needs them; a caller that finds the team busy (another thread, a nested call) runs alone.
+A worker is a Python thread that stays in compiled code, without the GIL: it spins for a while after each run, since the
+next one is often near (meeting costs 0.2 us), then sleeps on a futex (waking costs the caller 8 us and takes 20). Where
+there are no futexes it goes to sleep in Python. Threads vanish in a forked child, which makes its own team when it
+first needs one. A caller that finds the team busy (another thread, a nested call) runs alone.
 
-Shared counters, one cache line each (int64 x 8): 0 chunks done, 1 opened by member 0, 2 closed, 3 entered, 4 left,
-5 + r chunks claimed of member r's share. A member's private counters: 0 rank, 1 size, 2 chunks done when this phase is
-over, 3 chunks this member did in this phase, 4 + r chunks claimed of r's share before this phase.
+The team's memory, in lines of the cache (8 int64): run number, odd while a run is open; the run's entry, job and size;
+members entered; members left; workers asleep; whether a caller has the team; whether it is over, and when a caller last
+came; chunks done; then for each member r the chunks claimed of its share. Behind them each member's own counters:
+0 rank, 1 size, 2 chunks done when this phase is over, 3 chunks it did in this phase, 4 + r chunks claimed of r's share
+before this phase.
 """
 
+import atexit
 import contextlib
 import ctypes
 import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Any
+import time
+from array import array
+from collections.abc import Sequence
 
 import numpy as np
 from llvmlite import ir
@@ -28,17 +34,30 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.errors import ArgumentError
-
-from ..cores import usable_cores
-from .compile import jit
+from ..cores import MAX_THREADS, get_num_threads
+from ..network import aligned_zeros
+from .compile import Entry, called, jit
+from .simd import I64, Pointer, int64_at
 
 LINE = 8
-DONE, OPENED, CLOSED, ENTERED, LEFT, CLAIMS = 0, 1, 2, 3, 4, 5
-RANK, SIZE, TARGET, MINE, BASES = 0, 1, 2, 3, 4
+RUN, JOB, ENTERED, LEFT, ASLEEP, TAKEN, OVER, DONE, CLAIMS = range(9)
+RANK, SIZE, TARGET, MINE, BASES = range(5)
 
-MAX_THREADS = 256
 SPINS_BEFORE_YIELD = 4096
+SPINS_BEFORE_CLOCK = 64
+
+AWAKE_NS = 100_000
+"""How long a worker spins for the next run: longer than Python takes between two calls of a loop."""
+
+
+@intrinsic
+def _own_line(typingctx):
+    """A line of counters on the stack of this call."""
+
+    def codegen(context, builder, sig, args):
+        return builder.gep(cgutils.alloca_once(builder, ir.ArrayType(I64, LINE)), [I64(0), I64(0)])
+
+    return Pointer(types.int64)(), codegen
 
 
 @intrinsic
@@ -72,7 +91,22 @@ def atomic_replace(typingctx, p, expected, value):
     return types.boolean(p, types.int64, types.int64), codegen
 
 
-_ARM = platform.machine().lower() in ("arm64", "aarch64")
+@intrinsic
+def _call(typingctx, entry, shared, me, job):
+    """Run an entry: call the C function at that address (compile.Entry)."""
+
+    def codegen(context, builder, sig, args):
+        pointer = I64.as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [pointer] * 4).as_pointer()
+        _, shared, me, job = args
+        job = builder.inttoptr(job, pointer)
+        builder.call(builder.inttoptr(args[0], function), [shared, me, job, job])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, shared, me, types.int64), codegen
+
+
+_MACHINE = platform.machine().lower()
 
 
 @intrinsic
@@ -80,7 +114,7 @@ def spin_hint(typingctx):
     """Tell the core that this is a waiting loop."""
 
     def codegen(context, builder, sig, args):
-        if _ARM:
+        if _MACHINE in ("arm64", "aarch64"):
             kind = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
             builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.hint"), [ir.IntType(32)(1)])
         else:
@@ -93,16 +127,62 @@ def spin_hint(typingctx):
 
 if os.name == "posix":
     _sched_yield = types.ExternalFunction("sched_yield", types.int32())
+    _clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, Pointer(types.int64)))
+    _MONOTONIC = time.CLOCK_MONOTONIC
 
     @jit
     def _yield_core():
         """Let another thread have this core: the one waited for may need it."""
         _sched_yield()
+
+    @jit
+    def _nanoseconds(line):
+        """The time on a steady clock; `line` is room to write it to."""
+        _clock_gettime(_MONOTONIC, line)
+        return line[0] * 1_000_000_000 + line[1]
 else:
 
     @jit
     def _yield_core():
         """Windows gives a spinning thread's core away by itself at the end of its time slice."""
+
+    @jit
+    def _nanoseconds(line):
+        """Without a clock every look at it ends the spinning."""
+        line[0] += 2 * AWAKE_NS
+        return line[0]
+
+
+_FUTEX_CALLS = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221}
+_FUTEX = _FUTEX_CALLS.get(_MACHINE) if sys.platform == "linux" else None
+"""The number of Linux's system call, on machines whose int64 begins with its low half, which is what a futex is."""
+
+if _FUTEX is not None:
+    _syscall = types.ExternalFunction("syscall", types.int64(*[types.int64, Pointer(types.int64)], *[types.int64] * 5))
+    _WAIT, _WAKE = 128, 129  # FUTEX_WAIT and FUTEX_WAKE among the threads of one process
+
+    @jit
+    def _sleep(shared, number):
+        """Sleep while the run number is this one; False where only Python can."""
+        atomic_add(shared + ASLEEP * LINE, 1)
+        _syscall(_FUTEX, shared + RUN * LINE, _WAIT, number, 0, 0, 0)
+        atomic_add(shared + ASLEEP * LINE, -1)
+        return True
+
+    @jit
+    def _wake(shared):
+        """Wake all who sleep."""
+        _syscall(_FUTEX, shared + RUN * LINE, _WAKE, MAX_THREADS, 0, 0, 0)
+else:
+
+    @jit
+    def _sleep(shared, number):
+        """Workers sleep in Python."""
+        return False
+
+    @jit
+    def _wake(shared):
+        """And are woken there."""
 
 
 @jit
@@ -118,40 +198,19 @@ def _wait_until(counter, target):
 
 @jit
 def _private_length(size):
-    """Whole cache lines of one member's private counters."""
+    """Whole cache lines of one member's own counters."""
     return -(-(BASES + size) // LINE) * LINE
 
 
 @jit
-def private(shared, size, rank):
-    """A member's private counters, all zero but rank and size; they lie behind the shared ones."""
+def _private(shared, size, rank):
+    """A member's own counters, all zero but rank and size; they lie behind the shared ones."""
     me = shared + ((CLAIMS + size) * LINE + rank * _private_length(size))
     for index in range(BASES + size):
         me[index] = 0
     me[RANK] = rank
     me[SIZE] = size
     return me
-
-
-@jit
-def enter(shared, me):
-    """Join the run; False where it is over already and nothing may be touched."""
-    if me[RANK] == 0:
-        atomic_add(shared + OPENED * LINE, 1)
-        return True
-    atomic_add(shared + ENTERED * LINE, 1)
-    _wait_until(shared + OPENED * LINE, 1)
-    return atomic_load(shared + CLOSED * LINE) == 0
-
-
-@jit
-def leave(shared, me):
-    """The last act of every member; member 0 returns only when nobody else is inside."""
-    if me[RANK] != 0:
-        atomic_add(shared + LEFT * LINE, 1)
-    elif me[SIZE] > 1:
-        atomic_add(shared + CLOSED * LINE, 1)
-        _wait_until(shared + LEFT * LINE, atomic_load(shared + ENTERED * LINE))
 
 
 @jit
@@ -195,30 +254,106 @@ def finish(shared, me, chunks):
     _wait_until(shared + DONE * LINE, me[TARGET])
 
 
-_chosen_threads: int | None = None
+@jit
+def _next_run(shared, seen):
+    """The number of an open run other than `seen`; 0 when the worker is to leave compiled code."""
+    clock = _own_line()
+    clock[0] = began = spins = 0
+    while True:
+        number = atomic_load(shared + RUN * LINE)
+        if number % 2 == 1 and number != seen:
+            return number
+        if atomic_load(shared + OVER * LINE) != 0:
+            return 0
+        spin_hint()
+        spins += 1
+        if spins % SPINS_BEFORE_CLOCK == 0:
+            _yield_core()
+            now = _nanoseconds(clock)
+            if began == 0:
+                began = now
+            elif now - began > AWAKE_NS:
+                if not _sleep(shared, number):
+                    return 0
+                began = 0
 
 
-def get_num_threads() -> int:
-    """Threads a large enough call uses: as set, else FASTMLP_NUM_THREADS, else every core this process may use."""
-    if _chosen_threads is not None:
-        return _chosen_threads
-    asked = os.environ.get("FASTMLP_NUM_THREADS")
-    if not asked:
-        return min(usable_cores(), MAX_THREADS)
-    return _checked_count("FASTMLP_NUM_THREADS", int(asked) if asked.isdecimal() else asked)
+@called
+def _serve(team, rank):
+    """A worker's life; back when the team is over or, where it cannot sleep in compiled code, when it would."""
+    shared = int64_at(team)
+    seen = 0
+    while True:
+        number = _next_run(shared, seen)
+        if number == 0:
+            return
+        atomic_add(shared + ENTERED * LINE, 1)
+        seen = atomic_load(shared + RUN * LINE)  # from here on an open run stays open until this member has left
+        if seen % 2 == 1:
+            job = shared + JOB * LINE
+            if rank < job[2]:
+                _call(job[0], shared, _private(shared, job[2], rank), job[1])
+        atomic_add(shared + LEFT * LINE, 1)
 
 
-def set_num_threads(count: int | None) -> None:
-    """Use `count` threads from now on; None goes back to the default. No bit of any result depends on it.
+@jit
+def alone(entry, job):
+    """A run of one member, without the team's memory."""
+    me = _own_line()
+    for index in range(LINE):
+        me[index] = 0
+    me[SIZE] = 1
+    _call(entry, me, me, job)
 
-    Raises ArgumentError unless count is None or an integer from 1 to 256.
-    """
-    global _chosen_threads
-    _chosen_threads = None if count is None else _checked_count("count", count)
+
+@jit
+def _worth_waking(shared, is_long):
+    """Whether sleeping workers are worth their waking: for a long run, or where runs follow one another closely."""
+    clock = _own_line()
+    clock[0] = 0
+    last = shared + (OVER * LINE + 1)
+    before, last[0] = last[0], _nanoseconds(clock)
+    return is_long or atomic_load(shared + ASLEEP * LINE) == 0 or last[0] - before < AWAKE_NS
 
 
-PARALLEL_FLOPS, PARALLEL_STEP = 8_000_000, 2_000_000
-"""FLOPs of a call, and of each of its steps, below which waking (10 us) and meeting (1 us a phase) cost too much."""
+@called
+def _conduct(team, entry, job, size, is_long):
+    """Run an entry with up to `size` members, the caller being member 0; gives how many they are."""
+    shared = int64_at(team)
+    if size == 1 or not atomic_replace(shared + TAKEN * LINE, 0, 1):
+        alone(entry, job)
+        return 1
+    if not _worth_waking(shared, is_long):
+        atomic_replace(shared + TAKEN * LINE, 1, 0)
+        alone(entry, job)
+        return 1
+    (shared + JOB * LINE)[0], (shared + JOB * LINE)[1], (shared + JOB * LINE)[2] = entry, job, size
+    for line in range(DONE, CLAIMS + size):
+        (shared + line * LINE)[0] = 0
+    atomic_add(shared + RUN * LINE, 1)
+    if atomic_load(shared + ASLEEP * LINE) > 0:
+        _wake(shared)
+    _call(entry, shared, _private(shared, size, 0), job)
+    atomic_add(shared + RUN * LINE, 1)
+    _wait_until(shared + LEFT * LINE, atomic_load(shared + ENTERED * LINE))
+    atomic_replace(shared + TAKEN * LINE, 1, 0)
+    return size
+
+
+@called
+def _dismiss(team):
+    """Tell the workers that the team is over."""
+    shared = int64_at(team)
+    atomic_add(shared + OVER * LINE, 1)
+    atomic_add(shared + RUN * LINE, 2)
+    _wake(shared)
+
+
+PARALLEL_FLOPS, PARALLEL_STEP = 2_000_000, 500_000
+"""FLOPs of a call, and of each of its steps, below which meeting (0.2 us a phase) costs too much."""
+
+LONG_FLOPS = 8_000_000
+"""FLOPs of a call, about 40 us, from which on sleeping workers are woken for it alone."""
 
 
 def threads_for(step_flops: int, steps: int = 1) -> int:
@@ -227,109 +362,128 @@ def threads_for(step_flops: int, steps: int = 1) -> int:
     return get_num_threads() if enough else 1
 
 
-def _checked_count(name: str, count: object) -> int:
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_THREADS:
-        raise ArgumentError(f"{name} must be an integer from 1 to {MAX_THREADS}; got {count!r}")
-    return count
-
-
 class _Worker:
-    """One parked thread of the team."""
+    """A thread of the team."""
 
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-        self.job: tuple[Any, tuple[Any, ...]] | None = None
-        self.pending = False
-        self.cores: set[int] = set()
-        self.wake = threading.Lock()
-        self.wake.acquire()
-        self.thread = threading.Thread(target=self._serve, name=f"fastmlp-{rank}", daemon=True)
+    def __init__(self, team: int, rank: int) -> None:
+        self._team = team
+        self._rank = rank
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self.is_over = False
+        self.thread = threading.Thread(target=self._live, name=f"fastmlp-{rank}", daemon=True)
         self.thread.start()
 
-    def start(self, job: tuple[Any, tuple[Any, ...]], cores: set[int]) -> None:
-        """Hand over a run, on these cores if any; one not yet begun is replaced: its caller has finished it alone."""
-        if cores and cores != self.cores and self.thread.native_id is not None:
-            with contextlib.suppress(OSError):  # a core may just have been taken away
-                os.sched_setaffinity(self.thread.native_id, cores)
-            self.cores = cores
-        self.job = job
-        if not self.pending:
-            self.pending = True
-            self.wake.release()
+    def _live(self) -> None:
+        _serve(self._team, self._rank)
+        while not self.is_over:
+            self._bell.acquire()
+            _serve(self._team, self._rank)
 
-    def _serve(self) -> None:
-        while True:
-            self.wake.acquire()
-            self.pending = False
-            job, self.job = self.job, None
-            if job is not None:
-                function, arguments = job
-                function(*arguments, self.rank)
-                del job, function, arguments
+    def wake(self) -> None:
+        """Call it back into compiled code, if it sleeps outside."""
+        if self._bell.locked():
+            self._bell.release()
 
 
 class _Team:
-    def __init__(self) -> None:
-        self.busy = threading.Lock()
+    """Up to `size` members: as many as the system grants threads."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        _serve.compile((types.int64, types.int64))
+        length = (CLAIMS + size) * LINE + size * _private_length.py_func(size)
+        self._memory = aligned_zeros(length, np.int64)
+        self.address = self._memory.__array_interface__["data"][0]
         self.workers: list[_Worker] = []
+        with contextlib.suppress(RuntimeError):  # no more threads
+            while len(self.workers) < size - 1:
+                self.workers.append(_Worker(self.address, len(self.workers) + 1))
+        self._cores: set[int] = set()
+
+    def keep_off(self, core: int, allowed: set[int]) -> None:
+        """Send the workers to other cores than this one.
+
+        Linux tends to wake a thread on its caller's core and to leave it there for as long as a short call lasts, while
+        another core idles.
+        """
+        others = allowed - {core} or allowed
+        if others != self._cores:
+            self._cores = others
+            for worker in self.workers:
+                with contextlib.suppress(OSError):  # a core may just have been taken away
+                    os.sched_setaffinity(worker.thread.native_id or 0, others)
+
+    def end(self) -> None:
+        """Send the threads home: none may be in compiled code when Python takes that down."""
+        for worker in self.workers:
+            worker.is_over = True
+        _dismiss(self.address)
+        for worker in self.workers:
+            worker.wake()
+            worker.thread.join()
 
 
-_team = _Team()
+_team: _Team | None = None
+_making = threading.Lock()
 
 
 def _forget_team() -> None:
     """In a forked child: its parent's threads do not exist here."""
-    global _team
-    _team = _Team()
+    global _team, _making
+    _team, _making = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_team)
 
 
+@atexit.register
+def _end_team() -> None:
+    if _team is not None:
+        _team.end()
+
+
 _current_core = ctypes.CDLL(None).sched_getcpu if sys.platform == "linux" else None
 
 
-def _other_cores() -> set[int]:
-    """The cores this thread may use but the one it runs on; none where the system does not say.
-
-    Linux tends to wake a thread on its caller's core and to leave it there for as long as a short call lasts, while
-    another core idles.
-    """
-    if _current_core is None:
-        return set()
-    allowed = os.sched_getaffinity(0)
-    return allowed - {_current_core()} or allowed
-
-
-@contextlib.contextmanager
-def _hold(team: _Team, wanted: int) -> Iterator[int]:
-    """The team for one run: `wanted` members, or 1 where it is busy."""
-    if wanted == 1 or not team.busy.acquire(blocking=False):
-        yield 1
-        return
+def _team_of(size: int) -> _Team | None:
+    """A team of at least `size` members; None while another thread is making one."""
+    global _team
+    if _team is not None and _team.size >= size:
+        return _team
+    if not _making.acquire(blocking=False):
+        return None
     try:
-        with contextlib.suppress(RuntimeError):  # the system grants no more threads
-            while len(team.workers) < wanted - 1:
-                team.workers.append(_Worker(len(team.workers) + 1))
-        yield min(wanted, len(team.workers) + 1)
+        if _team is not None:
+            _team.end()
+        _team = _Team(size)
+        return _team
     finally:
-        team.busy.release()
+        _making.release()
 
 
-def run(function: Any, arguments: tuple[Any, ...], wanted: int) -> None:
-    """Call `function(*arguments, shared, size, rank)` on up to `wanted` (and 256) threads at once; back when done.
+def run(
+    entry: Entry, dtype: np.dtype, job: Sequence[int], step_flops: int, steps: int = 1, most: int = MAX_THREADS
+) -> None:
+    """Run `entry` for elements of `dtype` on this job; back when it is done.
 
-    `shared` is an int64 array for the functions above. The caller is member 0.
+    `job` are the entry's integers. A call does `steps` times `step_flops`; at most `most` threads share it.
     """
-    team = _team
-    with _hold(team, min(wanted, MAX_THREADS)) as size:
-        shared = np.zeros((CLAIMS + size) * LINE + size * _private_length.py_func(size), np.int64)
-        everything = (*arguments, shared, size)
-        try:
-            cores = _other_cores() if size > 1 else set()
-            for worker in team.workers[: size - 1]:
-                worker.start((function, everything), cores)
-            function(*everything, 0)
-        finally:
-            shared[CLOSED * LINE] = shared[OPENED * LINE] = 1
+    numbers = array("q", job)
+    conduct(
+        entry.address(dtype), numbers.buffer_info()[0], min(threads_for(step_flops, steps), most), step_flops * steps
+    )
+
+
+def conduct(entry: int, job: int, threads: int, flops: int) -> int:
+    """Run the entry at this address, on a job at that address, on up to so many threads; gives how many it were."""
+    team = _team_of(threads) if threads > 1 else None
+    if team is None:
+        return _conduct(0, entry, job, 1, False)
+    if _current_core is not None:
+        team.keep_off(_current_core(), os.sched_getaffinity(0))
+    if _FUTEX is None:
+        for worker in team.workers:
+            worker.wake()
+    return _conduct(team.address, entry, job, min(threads, len(team.workers) + 1), flops >= LONG_FLOPS)

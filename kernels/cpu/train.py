@@ -9,8 +9,7 @@ from .activations import copy_block, multiply_by_derivative
 from .compile import entry, jit
 from .layer import forward_layer, input_gradient, update_layer
 from .losses import chunk_rows, mean_loss, rows_loss
-from .optimizers import settings_of
-from .simd import address_of, pointer, pointer_at
+from .simd import address_of, float64_at, int64_at, pointer_at
 from .tables import (
     ACTIVATION,
     BATCH_LABELS,
@@ -32,7 +31,7 @@ from .tables import (
     WEIGHTS,
     ZEROS,
 )
-from .team import claim, enter, finish, leave, private, run, threads_for
+from .team import claim, finish, run
 from .workspace import Workspace, address
 
 GATHER_ROWS = 64
@@ -64,7 +63,7 @@ def _loss(shared, me, plan, layer, n, target, labels, value):
     dz = pointer_at(plan[GRADIENT0 + (plan[LAYERS] - 1) % 2], target)
     rows = chunk_rows(n)
     chunks = -(-n // rows)
-    partial = pointer_at(plan[PARTIAL], value)
+    partial = float64_at(plan[PARTIAL])
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
         i = chunk * rows
@@ -122,47 +121,42 @@ def _backward(shared, me, plan, layers, n, x, parameters, state, size, settings,
 
 @entry
 def _train(
-    parameters, state, settings, losses, layers, plan, x_address, target_address, label_address, order_address,
-    rows, start, batch_size, updates, shared_array, size, rank,
+    shared, me, like, parameters, size, state_address, settings_address, losses_address, steps, layers_address,
+    plan_address, x_address, target_address, label_address, order_address, rows, start, batch_size, updates,
 ):  # fmt: skip
     """All members run this; see kernels/README.md for what a step is."""
-    shared = pointer(shared_array)
-    me = private(shared, size, rank)
-    if enter(shared, me):
-        plan_at, layers_at, losses_at = pointer(plan), pointer(layers), pointer(losses)
-        last = layers_at + (plan_at[LAYERS] - 1) * LAYER_FIELDS
-        k, m = layers_at[INPUTS], last[OUTPUTS]
-        w = pointer(parameters)
-        x, target = pointer_at(x_address, w), pointer_at(target_address, w)
-        labels, order = pointer_at(label_address, layers_at), pointer_at(order_address, layers_at)
-        has_labels, gathers = label_address != 0, order_address != 0
-        batch_x, batch_target = pointer_at(plan_at[BATCH_X], w), pointer_at(plan_at[BATCH_TARGET], w)
-        batch_labels = pointer_at(plan_at[BATCH_LABELS] if has_labels else 0, layers_at)
-        position = start
-        for step in range(losses.size):
-            first = position % rows
-            n = min(batch_size, rows - first)
-            if gathers:
-                step_x, step_target, step_labels = batch_x, batch_target, batch_labels
-                _gather(shared, me, n, order + position, x, k, batch_x, target, m, batch_target, labels, batch_labels)
-            else:
-                step_x, step_target = x + first * k, target + first * m
-                step_labels = labels + first if has_labels else labels
-            _forward(shared, me, plan_at, layers_at, n, step_x, w)
-            _loss(shared, me, plan_at, last, n, step_target, step_labels, losses_at + step)
-            _backward(
-                shared, me, plan_at, layers_at, n, step_x, w, pointer(state), parameters.size, pointer(settings),
-                updates + step,
-            )  # fmt: skip
-            position += n
-    leave(shared, me)
+    plan, layers = int64_at(plan_address), int64_at(layers_address)
+    losses, settings = float64_at(losses_address), float64_at(settings_address)
+    w, state = pointer_at(parameters, like), pointer_at(state_address, like)
+    x, target = pointer_at(x_address, like), pointer_at(target_address, like)
+    labels, order = int64_at(label_address), int64_at(order_address)
+    has_labels, gathers = label_address != 0, order_address != 0
+    last = layers + (plan[LAYERS] - 1) * LAYER_FIELDS
+    k, m = layers[INPUTS], last[OUTPUTS]
+    batch_x, batch_target = pointer_at(plan[BATCH_X], like), pointer_at(plan[BATCH_TARGET], like)
+    batch_labels = int64_at(plan[BATCH_LABELS] if has_labels else 0)
+    position = start
+    for step in range(steps):
+        first = position % rows
+        n = min(batch_size, rows - first)
+        if gathers:
+            step_x, step_target, step_labels = batch_x, batch_target, batch_labels
+            _gather(shared, me, n, order + position, x, k, batch_x, target, m, batch_target, labels, batch_labels)
+        else:
+            step_x, step_target = x + first * k, target + first * m
+            step_labels = labels + first if has_labels else labels
+        _forward(shared, me, plan, layers, n, step_x, w)
+        _loss(shared, me, plan, last, n, step_target, step_labels, losses + step)
+        _backward(shared, me, plan, layers, n, step_x, w, state, size, settings, updates + step)
+        position += n
 
 
 def _run(
     network: Network,
-    settings: np.ndarray,
+    optimizer: Optimizer,
+    code: int,
     parameters: np.ndarray,
-    state: np.ndarray,
+    state_address: int,
     updates: int,
     x: np.ndarray,
     target: np.ndarray,
@@ -173,15 +167,20 @@ def _run(
     workspace: Workspace,
 ) -> None:
     target_address, label_address = (0, address(target)) if target.ndim == 1 else (address(target), 0)
-    function, (layers, plan) = (
-        (_train, (workspace.layers, workspace.plan)) if workspace.across is None else (train_across, workspace.across)
-    )
-    arguments = (
-        parameters, state, settings, losses, layers, plan, address(x), target_address, label_address,
-        0 if order is None else address(order), len(x), start, batch_size, updates,
+    job = (
+        workspace.kept("parameters", parameters), parameters.size, state_address,
+        workspace.settings(optimizer, code), workspace.kept("losses", losses), len(losses),
+        *(workspace.tables if workspace.across is None else workspace.across), address(x), target_address,
+        label_address, 0 if order is None else address(order), len(x), start, batch_size, updates,
     )  # fmt: skip
-    flops = step_flops(network.widths, min(batch_size, len(x)))
-    run(function, arguments, min(threads_for(flops, len(losses)), workspace.products.threads))
+    run(
+        _train if workspace.across is None else train_across,
+        network.dtype,
+        job,
+        step_flops(network.widths, min(batch_size, len(x))),
+        len(losses),
+        workspace.products.threads,
+    )
 
 
 def train(
@@ -199,8 +198,14 @@ def train(
     workspace: Workspace,
 ) -> None:
     """len(losses) steps, as kernels/README.md says; writes parameters, state and losses."""
-    settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code)
-    _run(network, settings, parameters, state, updates, x, target, order, start, batch_size, losses, workspace)
+    code = OPTIMIZERS[optimizer.name].code
+    _run(
+        network, optimizer, code, parameters, workspace.kept("state", state), updates, x, target, order, start,
+        batch_size, losses, workspace,
+    )  # fmt: skip
+
+
+_NO_OPTIMIZER = Optimizer()
 
 
 def gradients(
@@ -216,6 +221,8 @@ def gradients(
     if len(x) == 0:
         gradient[:] = np.nan
         return float("nan")
-    settings = settings_of(Optimizer(), GRADIENT_CODE)
-    _run(network, settings, parameters, gradient[None], 0, x, target, None, 0, len(x), losses, workspace)
+    _run(
+        network, _NO_OPTIMIZER, GRADIENT_CODE, parameters, address(gradient), 0, x, target, None, 0,
+        len(x), losses, workspace,
+    )  # fmt: skip
     return float(losses[0])

@@ -4,10 +4,12 @@ import threading
 
 import numpy as np
 
-from ..contract import ACTIVATIONS, LOSSES
-from ..network import Network, aligned_zeros
+from ..contract import ACTIVATIONS, LOSSES, forward_flops
+from ..cores import get_num_threads
+from ..network import Network, Optimizer, aligned_zeros
 from .across import BLOCK_ROWS, SIDE, chunk_rows, padded_rows, runs_across
 from .losses import MOST_CHUNKS
+from .optimizers import settings_of
 from .product import PANEL, pack_capacity, scratch_size
 from .simd import VECTOR_BYTES
 from .tables import (
@@ -31,7 +33,7 @@ from .tables import (
     SCRATCH,
     ZEROS,
 )
-from .team import get_num_threads
+from .team import PARALLEL_STEP
 
 FORWARD_ROWS = 256
 """Rows that `forward` takes at a time in a training workspace that has no row-major buffers for whole batches."""
@@ -52,6 +54,7 @@ class Products:
         self.scratch = aligned_zeros(get_num_threads() * scratch_size(dtype.itemsize), dtype)
         self.zeros = aligned_zeros(PANEL * VECTOR_BYTES // dtype.itemsize, dtype)
         self.threads = get_num_threads()
+        self.addresses = address(self.zeros), address(self.packed), self.capacity, address(self.scratch)
         self.nbytes = self.packed.nbytes + self.scratch.nbytes + self.zeros.nbytes
 
 
@@ -74,14 +77,17 @@ def products_for(dtype: np.dtype, shapes: list[tuple[int, int]]) -> Products:
 class Workspace:
     """Buffers for batches of up to `rows` rows of a network, allocated once; without `training` only for `forward`.
 
-    `layers` and `plan` are what `forward` and row-major training read; `across` is the pair of them for training a
-    network that runs across the batch, else None.
+    `tables` are the addresses of the layers' table and the plan that `forward` and row-major training read; `across` is
+    the same for training a network that runs across the batch, else None. `job` is kept for `forward` of up to
+    `rows_alone` rows.
     """
 
     def __init__(self, network: Network, rows: int, training: bool):
         dtype, widths, layers = network.dtype, network.widths, network.layers
         self.rows = rows
         self._buffers: list[np.ndarray] = []
+        self._roles: dict[str, tuple[np.ndarray, int]] = {}
+        self._settings: tuple[Optimizer, int, np.ndarray] | None = None
         across = training and runs_across(network)
         held = min(rows, FORWARD_ROWS) if across else rows
         keeps_z = training and not across
@@ -90,33 +96,54 @@ class Workspace:
             self._new(held * layer.outputs, dtype) if keeps_z and layer.saves_preactivation else output
             for layer, output in zip(layers, outputs, strict=True)
         ]
-        self.layers, self.plan = _tables(network, outputs, saved)
+        layers_table, plan = _tables(network, outputs, saved)
+        self.tables = self._kept(layers_table, plan)
+        self.rows_alone = (PARALLEL_STEP - 1) // forward_flops(widths, 1)
+        self.job = np.array((0, *self.tables, 0, 0, 0), np.int64)
+        self.job_address = address(self.job)
         shapes = [(layer.inputs, layer.outputs) for layer in layers]
         if training:
             shapes += [(layer.outputs, layer.inputs) for layer in layers]
             shapes += [(rows, layer.outputs) for layer in layers]
         self.products = Products(dtype, [] if across else shapes)
-        self.plan[ROWS] = held
-        self.plan[PACKED], self.plan[CAPACITY] = address(self.products.packed), self.products.capacity
-        self.plan[SCRATCH], self.plan[ZEROS] = address(self.products.scratch), address(self.products.zeros)
-        self.across: tuple[np.ndarray, np.ndarray] | None = None
+        plan[ROWS] = held
+        plan[ZEROS], plan[PACKED], plan[CAPACITY], plan[SCRATCH] = self.products.addresses
+        self.across: tuple[int, int] | None = None
         if across:
             self.across = self._across(network, rows)
         elif training:
-            self.plan[BATCH_X] = self._new(rows * widths[0], dtype)
-            self.plan[BATCH_TARGET] = self._new(rows * widths[-1], dtype)
-            self.plan[BATCH_LABELS] = self._new(rows, np.dtype(np.int64))
-            self.plan[GRADIENT0] = self._new(rows * max(widths[1::2]), dtype)
-            self.plan[GRADIENT1] = self._new(rows * max(widths[2::2], default=0), dtype)
-            self.plan[PARTIAL] = self._new(MOST_CHUNKS, np.dtype(np.float64))
+            plan[BATCH_X] = self._new(rows * widths[0], dtype)
+            plan[BATCH_TARGET] = self._new(rows * widths[-1], dtype)
+            plan[BATCH_LABELS] = self._new(rows, np.dtype(np.int64))
+            plan[GRADIENT0] = self._new(rows * max(widths[1::2]), dtype)
+            plan[GRADIENT1] = self._new(rows * max(widths[2::2], default=0), dtype)
+            plan[PARTIAL] = self._new(MOST_CHUNKS, np.dtype(np.float64))
         self.nbytes = sum(buffer.nbytes for buffer in self._buffers) + self.products.nbytes
+
+    def kept(self, role: str, array: np.ndarray) -> int:
+        """The array's address, which is asked for once while the same array plays this role."""
+        last = self._roles.get(role)
+        if last is None or last[0] is not array:
+            last = self._roles[role] = array, address(array)
+        return last[1]
+
+    def settings(self, optimizer: Optimizer, code: int) -> int:
+        """The address of the optimiser's settings for the rule with this code."""
+        if self._settings is None or self._settings[0] is not optimizer or self._settings[1] != code:
+            self._settings = optimizer, code, settings_of(optimizer, code)
+        return self.kept("settings", self._settings[2])
 
     def _new(self, count: int, dtype: np.dtype) -> int:
         """The address of a new buffer of `count` elements."""
         self._buffers.append(aligned_zeros(count, dtype))
         return address(self._buffers[-1])
 
-    def _across(self, network: Network, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def _kept(self, layers: np.ndarray, plan: np.ndarray) -> tuple[int, int]:
+        """The addresses of two tables, which live as long as this."""
+        self._buffers += layers, plan
+        return address(layers), address(plan)
+
+    def _across(self, network: Network, rows: int) -> tuple[int, int]:
         """The tables and buffers for vectors across the batch: an arena a thread, a copy of the gradients a chunk."""
         dtype, widths = network.dtype, network.widths
         place = 0
@@ -144,7 +171,7 @@ class Workspace:
         chunks = -(-rows // chunk_rows.py_func(rows))
         plan[COPIES] = self._new(chunks * network.size, dtype)
         plan[PARTIAL] = self._new(chunks, np.dtype(np.float64))
-        return layers, plan
+        return self._kept(layers, plan)
 
 
 def _tables(network: Network, outputs: list[int], saved: list[int]) -> tuple[np.ndarray, np.ndarray]:
