@@ -1,7 +1,6 @@
 """A contest: the sides of one row do the same work in turn, and each one's time becomes the figures of the report."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from types import ModuleType
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import backend as backends
+from ..kernels.cores import num_threads
 from .energy import Meter
 from .peers import Peer
 from .timing import Spread, Timing, fastest, interleave, ratio
@@ -67,7 +67,7 @@ class Setting:
     @property
     def alone(self) -> bool:
         """Whether the backend can also be timed on one thread, apart from its time on all."""
-        return self.threads > 1 and hasattr(self.module, "set_num_threads")
+        return self.threads > 1 and hasattr(self.module, "threads_for")
 
     @cached_property
     def peaks(self) -> Peaks:
@@ -78,20 +78,10 @@ class Setting:
         """`call` with the backend held to one thread."""
 
         def held() -> object:
-            with one_thread(self.module):
+            with num_threads(1):
                 return call()
 
         return held
-
-
-@contextmanager
-def one_thread(module: ModuleType) -> Iterator[None]:
-    """The backend on one thread; then as many as the process began with."""
-    module.set_num_threads(1)
-    try:
-        yield
-    finally:
-        module.set_num_threads(None)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from fastmlp.bench.workloads import LARGE, PRODUCTS, SIZES, STANDARD, SUITES, TR
 from fastmlp.errors import ArgumentError, FastMLPError
 from fastmlp.kernels import backend as backends
 from fastmlp.kernels.contract import OPERATIONS, forward_flops, step_flops
+from fastmlp.kernels.cores import get_num_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 BY_NAME = {workload.name: workload for suite in SUITES.values() for workload in suite}
@@ -475,13 +476,13 @@ def test_one_thread_stands_beside_all(monkeypatch):
 
     module = backends.load("cpu")
     monkeypatch.setattr(contest, "interleave", spy)
-    monkeypatch.setattr(module, "matmul", lambda *_: threads.append(module.get_num_threads()))
+    monkeypatch.setattr(module, "matmul", lambda *_: threads.append(get_num_threads()))
     monkeypatch.setattr(products, "judge", lambda *_: {"agree": True, "error_over_allowed": 0.0})
     monkeypatch.setattr(products, "repeated", lambda call: (call, 1))
     monkeypatch.setenv("FASTMLP_NUM_THREADS", "3")
     (made,) = rows("square-64", backend="cpu", threads=3)
     assert threads[-2:] == [3, 1]
-    assert module.get_num_threads() == 3
+    assert get_num_threads() == 3
     assert [(side["side"], side["threads"]) for side in made["sides"][1:]] == [("cpu", 3), ("cpu, 1 thread", 1)]
     assert len(rows("square-64", backend="cpu", threads=1)[0]["sides"]) == 2
 
