@@ -165,14 +165,15 @@ def _columns(document: dict[str, Any], suite: str, rows: Sequence[dict[str, Any]
         *(_Column(f"{peer}\n{unit}", _value("peer", peer), rank=1) for peer in peers),
         _Column(f"{backend}\n{unit}", _value("backend")),
         *(
-            _Column(f"{name}\n{unit}", _value("variant", name))
-            for name in (f"{backend}, empty cache", "width rounded up", "batch rounded up")
+            _Column(f"{name}\n{unit}", _value("variant", name), rank=0 if suite == "sizes" else 2)
+            for name in dict.fromkeys(s["side"] for row in rows for s in row["sides"] if s["role"] == "variant")
+            if name != alone
         ),
         _Column(
             "times\nless" if suite in ("cold-start", "memory") else "times\nfaster",
             lambda row: _ratio(row, "reference"),
         ),
-        *([_Column("than the\nbest", _than_the_best, rank=1)] if peers else []),
+        *([_Column("than the\nbest", _than_the_best)] if peers else []),
         *(
             _Column(f"times the\n{name}", lambda row, name=name: _times(row, name))  # type: ignore[misc]
             for name in ("width rounded up", "batch rounded up")

@@ -241,7 +241,7 @@ def _energy(call: Callable[[], object], timing: Timing, trained: int, meter: Met
 
 
 def _gradient_row(workload: Workload, setting: Setting) -> dict[str, Any]:
-    """The gradient alone, one batch a call: `net.gradients`, checks and fresh arrays included."""
+    """The gradient alone, one batch a call: `net.gradients`, checks and fresh arrays included; and without them."""
     row = _new_row(workload, setting, "train")
     dtype = row["dtype"]
     data = workload.make(workload)
@@ -272,10 +272,21 @@ def _gradient_row(workload: Workload, setting: Setting) -> dict[str, Any]:
     sides.append(
         Side(setting.backend, "backend", ours, setting.threads, agreement=agreement, first_call_s=first_call_s)
     )
+    sides.append(
+        Side(f"{setting.backend}, bare call", "variant", _bare_gradients(workload, data, setting), setting.threads)
+    )
     setting.tell(f"{workload.name}: how fast is it?")
     for side in sides:
         side.call, side.count = repeated(side.call)
     return contest(row, sides, setting, step_flops(workload.widths, workload.batch_size))
+
+
+def _bare_gradients(workload: Workload, data: Data, setting: Setting) -> Callable[[], object]:
+    """The backend's own call, without checks and into one buffer, as libraries that compile a user's program do it."""
+    dtype = workload.dtype or setting.dtype
+    net, cast, module = new_network(workload, setting.backend, dtype), data.cast(dtype), setting.module
+    gradient, workspace = np.zeros_like(net.parameters), module.Workspace(net.structure, workload.batch_size, True)
+    return lambda: module.gradients(net.structure, net.parameters, cast.x, cast.t, gradient, workspace)
 
 
 def size_row(workload: Workload, setting: Setting) -> dict[str, Any]:

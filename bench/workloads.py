@@ -311,7 +311,7 @@ SIZES = tuple(sized(width, n) for width in (45, 46, 100, 257, 1000) for n in (1,
 
 _BY_NAME = {workload.name: workload for workload in TRAINING}
 
-COLD_START = (replace(_BY_NAME["classic"], name="first-step"),)
+COLD_START = (replace(_BY_NAME["classic"], name="first-step", tier=STANDARD),)
 MEMORY = (replace(_BY_NAME["large-4096"], name="peak", tier=STANDARD),)
 
 SUITES: Mapping[str, Sequence[Workload | Product]] = {

@@ -93,9 +93,7 @@ def _bench(options: argparse.Namespace) -> int:
     from .kernels.contract import DTYPES
 
     suites = options.suite or (list(workloads.SUITES) if options.all or options.workload else ["train"])
-    tiers = [workloads.QUICK] if options.quick else [workloads.QUICK, workloads.STANDARD]
-    if options.all:
-        tiers.append(workloads.LARGE)
+    tiers = [workloads.QUICK, workloads.STANDARD, workloads.LARGE][: 1 if options.quick else 3 if options.all else 2]
     chosen = workloads.choose(suites, options.workload or [], tiers)
     require_name("--dtype", options.dtype, DTYPES)
     backend, _ = backends.resolve(options.backend)

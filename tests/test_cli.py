@@ -179,6 +179,7 @@ def test_a_peer_that_is_absent_is_told_with_the_cure(monkeypatch, capsys):
         ([], {"train"}, False),
         (["--all"], set(SUITES), True),
         (["--all", "--suite", "train"], {"train"}, True),
+        (["--all", "--quick"], {"train", "infer", "kernels", "sizes"}, False),
         (["--suite", "infer,sizes"], {"infer", "sizes"}, False),
         (["--workload", "large-4096", "--workload", "deep-b1"], {"train", "infer"}, True),
     ],
