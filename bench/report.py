@@ -75,11 +75,11 @@ def new_document(setting: Setting, suites: Sequence[str], quick: bool) -> dict[s
 
 def finish(document: dict[str, Any], setting: Setting) -> None:
     """Hold the document's rates against the peaks of the run."""
+    hold_against(document["rows"], setting.peaks)
     document["peaks"] = [
         {"dtype": dtype, "threads": threads, "gflops": rate * 1e-9}
         for (dtype, threads), rate in sorted(setting.peaks.rates.items())
     ]
-    hold_against(document["rows"], setting.peaks)
 
 
 def save(document: dict[str, Any], path: Path) -> None:
