@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from .kernels.cores import get_num_threads, num_threads, set_num_threads
     from .network import MLP
+    from .warming import warmup
 
 _HOME = {
     "MLP": "network",
@@ -37,6 +38,7 @@ _HOME = {
     "get_num_threads": "kernels.cores",
     "num_threads": "kernels.cores",
     "set_num_threads": "kernels.cores",
+    "warmup": "warming",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "set_num_threads",
     "test",
     "train",
+    "warmup",
 ]
 
 

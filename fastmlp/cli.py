@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--backend", default="auto", metavar="NAME", help="what is held against NumPy (default: auto)")
     bench.add_argument("--workload", action="append", metavar="NAME", help="only this one; may be given again")
     bench.set_defaults(command=_bench)
+
+    warm = commands.add_parser("warmup", help="compile all kernels now and keep them for later processes")
+    warm.add_argument(
+        "--dtype", action="append", metavar="NAME", help="float32 (default) or float64; may be given again"
+    )
+    warm.set_defaults(command=_warmup)
 
     tell = commands.add_parser("info", help="show versions, processor, backends, GPU and energy counters")
     tell.add_argument("--json", action="store_true", help="print it as JSON")
@@ -147,6 +154,26 @@ def _threads(backend: str, asked: int | None = None) -> int:
     from .kernels.cores import usable_cores
 
     return asked or usable_cores()
+
+
+def _warmup(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .kernels.arrays import as_dtype
+    from .warming import warmup
+
+    dtypes = [as_dtype("--dtype", name).name for name in options.dtype or ["float32"]]
+    started = time.perf_counter()
+    with Console(stderr=True).status("starting") as status:
+        for dtype in dtypes:
+            warmup(dtype, lambda name, dtype=dtype: status.update(f"compiling {name}, {dtype}"))
+
+    from .kernels.cpu.compile import cache_folder
+
+    folder = cache_folder()
+    where = f"kept in {folder}" if folder else "not kept: there is no folder for them"
+    print(f"kernels for {' and '.join(dtypes)}: ready after {time.perf_counter() - started:.1f} s, {where}")
+    return 0
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -35,7 +35,10 @@ def resolve(name: str) -> tuple[str, ModuleType]:
     `status()["cpu"]` says why "auto" did not choose "cpu". Raises as `load`.
     """
     if name == "auto":
-        name = "cpu" if _attempt("cpu")[0] is not None else "numpy"
+        module, _ = _attempt("cpu")
+        if module is not None:
+            return "cpu", module
+        name = "numpy"
     else:
         require_name("backend", name, ("auto", *BACKENDS))
     return name, load(name)

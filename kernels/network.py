@@ -21,10 +21,9 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: np.dtype | type) -> np.nd
 
 def new_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A C-contiguous array of anything, for a result; aligned as `aligned_zeros` once that is worth its 3 us."""
-    count = math.prod(shape)
-    if count < 4096:
+    size = math.prod(shape) * dtype.itemsize
+    if size < 1 << 18:
         return np.empty(shape, dtype)
-    size = count * dtype.itemsize
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)

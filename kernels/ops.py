@@ -26,7 +26,7 @@ from .arrays import (
 )
 from .backend import resolve
 from .contract import ACTIVATIONS
-from .network import aligned_zeros
+from .network import aligned_zeros, new_array
 
 
 def matmul(
@@ -53,15 +53,21 @@ def matmul(
     """
     module = resolve(backend)[1]
     a_, b_ = as_operand("a", a), as_operand("b", b)
-    dtype = require_one_dtype(a=a_, b=b_)
-    (k, n) = a_.shape if transpose_a else a_.shape[::-1]
-    (m, k_b) = b_.shape if transpose_b else b_.shape[::-1]
+    dtype = a_.dtype
+    if b_.dtype != dtype:
+        require_one_dtype(a=a_, b=b_)
+    n, k = a_.shape
+    k_b, m = b_.shape
+    if transpose_a:
+        n, k = k, n
+    if transpose_b:
+        k_b, m = m, k_b
     if k != k_b:
         raise ShapeError(
             f"the inner dimensions of a and b must agree; got {k} and {k_b}, from a {a_.shape}"
             f"{' transposed' if transpose_a else ''} and b {b_.shape}{' transposed' if transpose_b else ''}."
         )
-    out_ = _output("out", out, (n, m), dtype, {"a": a, "b": b})
+    out_ = new_array((n, m), dtype) if out is None else as_output("out", out, (n, m), dtype, {"a": a, "b": b})
     module.matmul(a_, b_, out_, bool(transpose_a), bool(transpose_b))
     return _returned(out, out_)
 
@@ -236,11 +242,11 @@ def linear_backward_update(
     }
     dx_ = written.get("dx")
     if dx_ is None and want_dx:
-        dx_ = aligned_zeros((n, k), dtype)
+        dx_ = new_array((n, k), dtype)
     state_ = written.get("state")
     if state_ is None:
         state_ = aligned_zeros(shapes["state"], dtype)
-    dz = aligned_zeros((n, m), dtype)
+    dz = new_array((n, m), dtype)
     module.linear_backward_update(
         x_, written["w"], written["b"], saved_, dy_, dz, dx_, activation, rule, state_, updates
     )
@@ -261,7 +267,7 @@ def _output(
     name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, Any], may_be: str | None = None
 ) -> np.ndarray:
     """`out` as the kernel may write it, allocated if the caller gave none."""
-    return aligned_zeros(shape, dtype) if out is None else as_output(name, out, shape, dtype, inputs, may_be)
+    return new_array(shape, dtype) if out is None else as_output(name, out, shape, dtype, inputs, may_be)
 
 
 def _returned(out: Any, written: Any) -> Any:

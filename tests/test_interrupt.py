@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from fastmlp import MLP
+from fastmlp import MLP, num_threads
 from fastmlp.interrupt import interrupt_held
 from fastmlp.kernels import backend as backends
 from fastmlp.kernels.network import Optimizer
@@ -23,14 +23,14 @@ def problem(rng):
 def interrupted(net, seconds, *args, **kwargs):
     """A fit that a SIGINT, sent from outside after so many seconds, ends."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it may come before the fit has begun
+        timer.start()
         net.fit(*args, **kwargs)
     timer.join()
 
 
 def replayed(net, x, y, updates):
-    """Just so many steps of `net` in one call of its backend, and the random state once their epochs are drawn."""
+    """`updates` steps of a new fit of `net` in one call of its backend, and the random state once these are drawn."""
     random = np.random.Generator(np.random.PCG64())
     random.bit_generator.state = net.random_state
     order = np.tile(np.arange(ROWS), (-(-updates // STEPS), 1))
@@ -41,7 +41,7 @@ def replayed(net, x, y, updates):
     workspace = backend.Workspace(net.structure, BATCH, True)
     optimizer = Optimizer("adam", net.learning_rate)
     backend.train(
-        net.structure, optimizer, parameters, state, 0, x, y, order.reshape(-1), 0, BATCH, losses, workspace
+        net.structure, optimizer, parameters, state, net.updates, x, y, order.reshape(-1), 0, BATCH, losses, workspace
     )  # fmt: skip
     return parameters, state, random.bit_generator.state
 
@@ -62,6 +62,23 @@ def test_an_interrupted_fit_stands_at_a_whole_step(backend_name, seconds, rng):
     assert net.parameters.tobytes() == parameters.tobytes()
     assert net.optimizer_state.tobytes() == state.tobytes()
     assert net.random_state == random_state
+
+
+def test_two_hundred_interrupts_at_random_moments(rng):
+    """On a team of threads: each ends a fit at a whole step, whatever it interrupts."""
+    x, y = rng.standard_normal((ROWS, 60)).astype(np.float32), rng.standard_normal((ROWS, 90)).astype(np.float32)
+    net = MLP((60, 250, 90), optimizer="adam", learning_rate=1e-6, backend="cpu")
+    with num_threads(2):
+        net.fit(x, y, epochs=1, batch_size=BATCH)
+        for seconds in rng.uniform(0, 0.01, 200):
+            before = copy.deepcopy(net)
+            interrupted(net, seconds, x, y, epochs=10**6, batch_size=BATCH)
+            updates = net.updates - before.updates
+            assert net.epochs - before.epochs == updates // STEPS
+            parameters, state, random_state = replayed(before, x, y, updates)
+            assert net.parameters.tobytes() == parameters.tobytes()
+            assert net.optimizer_state.tobytes() == state.tobytes()
+            assert net.random_state == random_state
 
 
 def test_an_interrupted_network_is_usable(backend_name, tmp_path, rng):

@@ -156,16 +156,16 @@ def test_without_a_choice_the_cache_lies_in_the_users_own(tmp_path):
 @pytest.fixture
 def fresh_choice():
     """The folder is chosen once a process; here it is chosen anew, before and after."""
-    compilation._cache_folder.cache_clear()
+    compilation.cache_folder.cache_clear()
     yield
-    compilation._cache_folder.cache_clear()
+    compilation.cache_folder.cache_clear()
 
 
 def test_no_home_at_all_is_one_warning_a_process(fresh_choice, monkeypatch):
     monkeypatch.setattr(compilation, "cache_root", lambda: None)
     with pytest.warns(RuntimeWarning, match="there is no home folder"):
-        assert compilation._cache_folder() is None
-    assert compilation._cache_folder() is None  # a second warning would be an error
+        assert compilation.cache_folder() is None
+    assert compilation.cache_folder() is None  # a second warning would be an error
 
 
 @posix
@@ -173,14 +173,14 @@ def test_a_folder_of_someone_else_is_refused(fresh_choice, monkeypatch, tmp_path
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compilation.os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
     with pytest.warns(RuntimeWarning, match="can be written by others"):
-        assert compilation._cache_folder() is None
+        assert compilation.cache_folder() is None
 
 
 def test_a_read_only_folder_is_refused(fresh_choice, monkeypatch, tmp_path):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compilation.os, "access", lambda path, mode: mode != os.W_OK)  # the superuser may write anyway
     with pytest.warns(RuntimeWarning, match="is read-only"):
-        assert compilation._cache_folder() is None
+        assert compilation.cache_folder() is None
 
 
 def test_two_processes_may_write_at_once(tmp_path):
@@ -199,21 +199,21 @@ def test_a_new_state_makes_the_longest_unused_ones_go(fresh_choice, monkeypatch,
         folder.mkdir()
         (folder / "entry").write_text("code")
         os.utime(folder, (10**9 - age, 10**9 - age))
-    own = compilation._cache_folder()
+    own = compilation.cache_folder()
     assert set(tmp_path.iterdir()) == {own, *states[: compilation.STATES_KEPT], *strangers}
 
-    compilation._cache_folder.cache_clear()
+    compilation.cache_folder.cache_clear()
     states[-1].mkdir()
-    assert compilation._cache_folder() == own
+    assert compilation.cache_folder() == own
     assert states[-1].exists(), "a state that is not new has others deleted"
 
 
 def test_a_state_that_is_used_is_not_the_longest_unused(fresh_choice, monkeypatch, tmp_path):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
-    own = compilation._cache_folder()
+    own = compilation.cache_folder()
     os.utime(own, (10**9, 10**9))
-    compilation._cache_folder.cache_clear()
-    compilation._cache_folder()
+    compilation.cache_folder.cache_clear()
+    compilation.cache_folder()
     assert own.stat().st_mtime > 10**9 + 1
 
 

@@ -258,7 +258,7 @@ def _forget_old_states(root: Path, folder: Path) -> None:
 
 
 @functools.cache
-def _cache_folder() -> Path | None:
+def cache_folder() -> Path | None:
     """The folder for this state, made and checked once a process; None, with one warning, where there can be none."""
     root = cache_root()
     if root is None:
@@ -294,11 +294,11 @@ class _DiskCache(NullCache):
 
     @property
     def cache_path(self):
-        folder = _cache_folder()
+        folder = cache_folder()
         return None if folder is None else str(folder)
 
     def _file(self, sig, codegen):
-        folder = _cache_folder()
+        folder = cache_folder()
         if folder is None:
             return None
         key = hashlib.sha256(repr((str(sig), codegen.magic_tuple())).encode()).hexdigest()[:16]

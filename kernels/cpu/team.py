@@ -239,8 +239,8 @@ def claim(shared, me, chunks):
 
 
 @jit
-def finish(shared, me, chunks):
-    """Wait until every chunk of this phase is done, then be ready for the next phase."""
+def move_on(shared, me, chunks):
+    """Be ready for the next phase, whose `finish` waits for this one's chunks too: all are claimed, not yet all done."""
     size = me[SIZE]
     mine = me[MINE]
     me[MINE] = 0
@@ -251,7 +251,14 @@ def finish(shared, me, chunks):
         me[BASES + owner] += chunks * (owner + 1) // size - chunks * owner // size
     if mine:
         atomic_add(shared + DONE * LINE, mine)
-    _wait_until(shared + DONE * LINE, me[TARGET])
+
+
+@jit
+def finish(shared, me, chunks):
+    """Wait until every chunk of this phase is done, then be ready for the next phase."""
+    move_on(shared, me, chunks)
+    if me[SIZE] > 1:
+        _wait_until(shared + DONE * LINE, me[TARGET])
 
 
 @jit
@@ -392,6 +399,7 @@ class _Team:
     def __init__(self, size: int) -> None:
         self.size = size
         _serve.compile((types.int64, types.int64))
+        _dismiss.compile((types.int64,))
         length = (CLAIMS + size) * LINE + size * _private_length.py_func(size)
         self._memory = aligned_zeros(length, np.int64)
         self.address = self._memory.__array_interface__["data"][0]

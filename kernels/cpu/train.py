@@ -31,7 +31,7 @@ from .tables import (
     WEIGHTS,
     ZEROS,
 )
-from .team import claim, finish, run
+from .team import claim, finish, move_on, run
 from .workspace import Workspace, address
 
 GATHER_ROWS = 64
@@ -73,10 +73,10 @@ def _loss(shared, me, plan, layer, n, target, labels, value):
         multiply_by_derivative(activation, count, m, dz + i * m, m, saved + i * m, m)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
-    # A phase of its own: a member that runs ahead may reach the next step's sums before another has read these.
+    # A phase of its own, done before the next step's sums overwrite these.
     if claim(shared, me, 1) == 0:
         value[0] = mean_loss(plan[LOSS], n, m, partial, chunks)
-    finish(shared, me, 1)
+    move_on(shared, me, 1)
 
 
 @jit

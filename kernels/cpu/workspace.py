@@ -45,16 +45,22 @@ def address(array: np.ndarray) -> int:
 
 
 class Products:
-    """What `product` needs besides its operands: room for packed panels, each thread's block, zeros to start from."""
+    """What `product` needs besides its operands: room for packed panels, each thread's block, zeros to start from.
+
+    `asked` are the shapes last asked for; `job` is kept for `matmul` of small matrices.
+    """
 
     def __init__(self, dtype: np.dtype, shapes: list[tuple[int, int]]):
         """`shapes` are the (depth, columns) of every B that will be multiplied."""
+        self.asked = shapes
         self.capacity = pack_capacity(shapes, dtype.itemsize)
         self.packed = aligned_zeros(self.capacity, dtype)
         self.scratch = aligned_zeros(get_num_threads() * scratch_size(dtype.itemsize), dtype)
         self.zeros = aligned_zeros(PANEL * VECTOR_BYTES // dtype.itemsize, dtype)
         self.threads = get_num_threads()
         self.addresses = address(self.zeros), address(self.packed), self.capacity, address(self.scratch)
+        self.job = np.array((*self.addresses, *[0] * 10), np.int64)
+        self.job_address = address(self.job)
         self.nbytes = self.packed.nbytes + self.scratch.nbytes + self.zeros.nbytes
 
 
@@ -65,12 +71,13 @@ def products_for(dtype: np.dtype, shapes: list[tuple[int, int]]) -> Products:
     """The calling thread's Products for a single operation: kept, since new memory costs more than a small product."""
     kept = _kept.__dict__
     products = kept.get(dtype.char)
-    if (
-        products is None
-        or products.capacity < pack_capacity(shapes, dtype.itemsize)
-        or products.threads < get_num_threads()
-    ):
-        products = kept[dtype.char] = Products(dtype, shapes)
+    if products is not None and products.threads >= get_num_threads():
+        if shapes == products.asked:
+            return products
+        if products.capacity >= pack_capacity(shapes, dtype.itemsize):
+            products.asked = shapes
+            return products
+    products = kept[dtype.char] = Products(dtype, shapes)
     return products
 
 

@@ -1,0 +1,81 @@
+"""warmup: after it no call and no later process compiles anything."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastmlp
+from fastmlp import cli
+from fastmlp.kernels import backend as backends
+
+ROOT = Path(__file__).resolve().parents[1]
+
+EVERYTHING = """
+import numpy as np
+import fastmlp
+from fastmlp import kernels
+from fastmlp.kernels.contract import LOSSES, OPTIMIZERS
+
+rng = np.random.default_rng(0)
+fastmlp.set_num_threads(2)
+for loss in LOSSES:
+    for optimizer in OPTIMIZERS:
+        for widths in ((5, 7, 3), (90, 70, 3)):
+            x, t = rng.random((40, widths[0]), np.float32), rng.random((40, 3), np.float32)
+            t = rng.integers(0, 3, 40) if loss == "cross_entropy" else t
+            net = fastmlp.MLP(widths, activation="gelu", loss=loss, optimizer=optimizer)
+            net.fit(x, t, epochs=2, batch_size=16, progress=False)
+            net.train_step(x, t), net.gradients(x, t), net.loss(x, t), net.predict(x), net.predict(x[:1])
+x, w, b = rng.random((300, 200), np.float32), rng.random((200, 300), np.float32), rng.random(300, np.float32)
+kernels.matmul(x, w), kernels.matmul(x, x, transpose_a=True), kernels.matmul(x[:2], w)
+y = kernels.bias_add(kernels.linear_forward(x, w, b, "tanh"), b)
+kernels.mse(y, y), kernels.linear_backward_update(x, w, b, y, y, activation="tanh")
+"""
+
+
+def run(cache, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FASTMLP_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-W", "error", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def entries(cache):
+    return {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+
+
+def test_after_the_command_nothing_is_left_to_compile(tmp_path):
+    done = run(tmp_path, "-m", "fastmlp", "warmup")
+    assert done.returncode == 0, done.stderr
+    assert "kernels for float32: ready after" in done.stdout
+    assert f"kept in {tmp_path}" in done.stdout
+    warm = entries(tmp_path)
+    done = run(tmp_path, "-c", EVERYTHING)
+    assert done.returncode == 0, done.stderr
+    assert entries(tmp_path) == warm
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_it_tells_what_it_compiles(dtype):
+    told = []
+    fastmlp.warmup(dtype, told.append)
+    assert told[0] == "training"
+    assert len(set(told)) == len(told) > 5
+
+
+def test_another_dtype_is_refused():
+    with pytest.raises(fastmlp.ArgumentError, match="dtype must be one of 'float32', 'float64'; got 'float16'"):
+        fastmlp.warmup("float16")
+
+
+def test_the_command_refuses_another_dtype(capsys):
+    assert cli.main(["warmup", "--dtype", "int8"]) == 2
+    assert "--dtype must be one of 'float32', 'float64'; got 'int8'" in capsys.readouterr().err
+
+
+def test_without_numba_there_is_nothing_to_warm_up(monkeypatch):
+    monkeypatch.setattr(backends, "_attempt", lambda name: (None, "no Numba"))
+    with pytest.raises(fastmlp.BackendUnavailable, match="no Numba"):
+        fastmlp.warmup()
