@@ -1,8 +1,9 @@
 """Times of calls that take turns, A B A B, so that whatever else the machine does falls on all of them alike."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
 
 REST_S, MOST_RESTS = 0.01, 50
@@ -48,9 +49,9 @@ class Timing:
     cores: list[float]
 
 
-def ratio(slow: Timing, fast: Timing) -> Spread:
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Spread:
     """How many times faster `fast` is, round by round: a slow spell of the machine slows both sides of a round."""
-    return Spread.of([a / b for a, b in zip(slow.wall, fast.wall, strict=True)])
+    return Spread.of([a / b for a, b in zip(slow, fast, strict=True)])
 
 
 def interleave(
@@ -79,6 +80,32 @@ def interleave(
             timing.cores.append((cores_stop - cores_start) * 1e-9)
         rounds += 1
     return timings
+
+
+SAMPLE_S = 1e-3
+"""A call shorter than this is timed many at once: a thousand times the clock's own microsecond."""
+
+
+def repeated(call: Callable[[], object]) -> tuple[Callable[[], None], int]:
+    """`call` so many times in a row that it lasts SAMPLE_S or longer, and how many times that is."""
+    call()
+    count = 1
+    while (took := seconds(partial(_repeat, call, count))) < SAMPLE_S:
+        count = max(2 * count, int(count * SAMPLE_S / max(took, 1e-9)))
+    return partial(_repeat, call, count), count
+
+
+def _repeat(call: Callable[[], object], count: int) -> None:
+    for _ in range(count):
+        call()
+
+
+def fastest(ways: Mapping[str, Callable[[], object]]) -> str:
+    """The name of the call that takes the least time."""
+    if len(ways) == 1:
+        return next(iter(ways))
+    timings = interleave(list(ways.values()), budget_s=0, least=3)
+    return min(zip(ways, timings, strict=True), key=lambda entry: median(entry[1].wall))[0]
 
 
 def rest() -> None:

@@ -1,11 +1,18 @@
-"""What is timed: networks, their training settings, and how their data are made. Data only; nothing is run here."""
+"""What is timed, suite by suite: networks and products, and how their data are made. Nothing is run here."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
+
+from ..errors import require_name
+from ..kernels.contract import step_flops
+
+QUICK, STANDARD, LARGE = "quick", "standard", "large"
+"""Tiers of a workload: run even with --quick; run unless --quick is given; run only with --all or by name."""
 
 
 class Data(NamedTuple):
@@ -16,28 +23,46 @@ class Data(NamedTuple):
     x_test: np.ndarray | None = None
     t_test: np.ndarray | None = None
 
+    def cast(self, dtype: str) -> "Data":
+        """The same in another float dtype; labels stay integers."""
+        return Data(*map(partial(_cast, dtype), self))  # type: ignore[arg-type]
+
+
+def _cast(dtype: str, array: np.ndarray | None) -> np.ndarray | None:
+    return array if array is None or array.dtype.kind == "i" else array.astype(dtype, copy=False)
+
+
+def gaussian(workload: "Workload") -> Data:
+    """Inputs and targets from a standard normal distribution, always the same ones."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((workload.samples, workload.widths[0]), dtype=np.float32)
+    return Data(x, rng.standard_normal((workload.samples, workload.widths[-1]), dtype=np.float32))
+
 
 @dataclass(frozen=True)
 class Workload:
-    """One row of the report. One timed call is `fit` over `epochs` whole epochs of all `samples`.
+    """A network and how it is used: trained by `fit` over `epochs` whole epochs of all `samples` in one timed call.
 
-    `study` is how many epochs a fresh network is trained before its result on the test set is reported, 0 for none.
-    `quick` says that `--quick` runs it too.
+    `call` is "fit"; or "gradients" or "predict", which are called with one batch of `batch_size` rows.
+    `dtype` is the one it always runs in, None for the run's. `study` is how many epochs a fresh network is trained
+    before its result on the test set is reported, 0 for none.
     """
 
     name: str
     widths: tuple[int, ...]
-    activation: str
-    loss: str
-    optimizer: str
-    learning_rate: float
-    batch_size: int
-    samples: int
-    epochs: int
-    shuffle: bool
-    make: Callable[["Workload"], Data]
+    activation: str = "relu"
+    loss: str = "mse"
+    optimizer: str = "sgd"
+    learning_rate: float = 1e-2
+    batch_size: int = 128
+    samples: int = 128
+    epochs: int = 1
+    shuffle: bool = False
+    make: Callable[["Workload"], Data] = gaussian
     study: int = 0
-    quick: bool = False
+    tier: str = STANDARD
+    call: str = "fit"
+    dtype: str | None = None
 
     def batches(self, samples: int) -> list[int]:
         """Rows of each batch of an epoch over `samples` rows; the last batch may be short."""
@@ -50,17 +75,30 @@ class Workload:
         return self.epochs * len(self.batches(self.samples))
 
     @property
-    def network(self) -> str:
-        """The widths, equal neighbours counted: 64x4-1 is 64-64-64-64-1."""
+    def case(self) -> str:
+        """The widths, equal neighbours counted, and the batch: 64x4-1 b128 is 64-64-64-64-1 on 128 rows."""
         runs = ((width, len(list(run))) for width, run in groupby(self.widths))
-        return "-".join(f"{width}x{count}" if count > 1 else f"{width}" for width, count in runs)
+        return (
+            "-".join(f"{width}x{count}" if count > 1 else f"{width}" for width, count in runs) + f" b{self.batch_size}"
+        )
 
 
-def gaussian(workload: Workload) -> Data:
-    """Inputs and targets from a standard normal distribution, always the same ones."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((workload.samples, workload.widths[0]), dtype=np.float32)
-    return Data(x, rng.standard_normal((workload.samples, workload.widths[-1]), dtype=np.float32))
+@dataclass(frozen=True)
+class Product:
+    """A matrix product out[n, m] of two operands, `a` stored (k, n) and `b` stored (m, k) where they are transposed."""
+
+    name: str
+    n: int
+    k: int
+    m: int
+    transpose_a: bool = False
+    transpose_b: bool = False
+    tier: str = STANDARD
+
+    @property
+    def case(self) -> str:
+        """The formula."""
+        return f"a{'.T' if self.transpose_a else ''} @ b{'.T' if self.transpose_b else ''}, {self.n}x{self.k}x{self.m}"
 
 
 def one_hot(workload: Workload) -> Data:
@@ -106,11 +144,11 @@ def _sweep(width: int, samples: int) -> Workload:
         epochs=1,
         shuffle=True,
         make=gaussian,
-        quick=width in (64, 512),
+        tier=QUICK if width in (64, 512) else STANDARD,
     )
 
 
-WORKLOADS = (
+TRAINING = (
     Workload(
         "article",
         (10, 5, 2),
@@ -123,7 +161,7 @@ WORKLOADS = (
         epochs=1000,
         shuffle=False,
         make=one_hot,
-        quick=True,
+        tier=QUICK,
     ),
     Workload(
         "digits",
@@ -138,7 +176,7 @@ WORKLOADS = (
         shuffle=True,
         make=digits,
         study=80,
-        quick=True,
+        tier=QUICK,
     ),
     Workload(
         "regression",
@@ -153,7 +191,7 @@ WORKLOADS = (
         shuffle=True,
         make=friedman,
         study=60,
-        quick=True,
+        tier=QUICK,
     ),
     Workload(
         "deep",
@@ -167,7 +205,7 @@ WORKLOADS = (
         epochs=1,
         shuffle=True,
         make=gaussian,
-        quick=True,
+        tier=QUICK,
     ),
     Workload(
         "classic",
@@ -181,8 +219,20 @@ WORKLOADS = (
         epochs=1,
         shuffle=True,
         make=gaussian,
-        quick=True,
+        tier=QUICK,
     ),
+    Workload(
+        "full-batch",
+        (4, 32, 16, 4),
+        activation="tanh",
+        optimizer="adam",
+        learning_rate=1e-3,
+        batch_size=10_000,
+        samples=10_000,
+        epochs=20,
+    ),
+    Workload("gradient", (24, 8, 2), activation="tanh", batch_size=200, samples=200, call="gradients", dtype="float64"),
+    Workload("classic-512", (784, 512, 512, 10), batch_size=256, samples=2560, shuffle=True),
     _sweep(16, 25600),
     _sweep(32, 25600),
     _sweep(64, 12800),
@@ -190,5 +240,101 @@ WORKLOADS = (
     _sweep(256, 5120),
     _sweep(512, 1280),
     _sweep(1024, 512),
+    Workload("large-1024", (1024,) * 5, batch_size=1024, samples=1024, tier=LARGE),
+    Workload("large-4096", (4096,) * 3, batch_size=512, samples=512, tier=LARGE),
 )
-"""The default run, in the order of the report."""
+"""In the order of the report; without the large ones, the default run."""
+
+
+def _inference(name: str, widths: tuple[int, ...], *batches: int) -> list[Workload]:
+    return [
+        Workload(f"{name}-b{n}", widths, batch_size=n, samples=n, call="predict", tier=QUICK if n == 1 else STANDARD)
+        for n in batches
+    ]
+
+
+INFERENCE = (
+    *_inference("article", (10, 5, 2), 1),
+    *_inference("deep", (64, 64, 64, 64, 1), 1),
+    *_inference("classic", (784, 256, 128, 10), 1, 64, 4096),
+    *_inference("wide", (1024,) * 4, 64, 4096),
+)
+
+
+def _layer(n: int, k: int, m: int) -> list[Product]:
+    """The three products of a layer x[n, k] @ w[k, m]: forward, and the gradients of its input and of its weights."""
+    name = f"{n}x{k}x{m}"
+    return [
+        Product(name, n, k, m),
+        Product(f"{name} dx", n, m, k, transpose_b=True),
+        Product(f"{name} dw", k, n, m, transpose_a=True),
+    ]
+
+
+PRODUCTS = (
+    *(Product(f"square-{n}", n, n, n, tier=QUICK if n in (64, 512) else STANDARD) for n in (64, 128, 256, 512)),
+    *(Product(f"square-{n}", n, n, n) for n in (1024, 2048)),
+    *_layer(128, 784, 256),
+    *_layer(256, 512, 512),
+    *_layer(1024, 1024, 1024),
+    *_layer(512, 4096, 4096),
+)
+
+SIZE_STEP = 16
+"""Odd sizes are held against the next multiple of this, the widest register in float32."""
+
+SIZE_FLOPS = 2e8
+"""Of one timed call of a size: some milliseconds, so that waking the threads is no part of the figure."""
+
+
+def sized(width: int, batch_size: int) -> Workload:
+    """Three equal layers of `width`, trained on so many batches that a call does SIZE_FLOPS or a little more."""
+    widths = (width,) * 4
+    steps = -(-int(SIZE_FLOPS) // step_flops(widths, batch_size))
+    samples = min(steps, 4) * batch_size
+    return Workload(
+        f"w{width}-b{batch_size}",
+        widths,
+        batch_size=batch_size,
+        samples=samples,
+        epochs=-(-steps // 4),
+        tier=QUICK if (width, batch_size) == (45, 33) else STANDARD,
+    )
+
+
+def rounded_up(size: int) -> int:
+    """The next multiple of SIZE_STEP."""
+    return -(-size // SIZE_STEP) * SIZE_STEP
+
+
+SIZES = tuple(sized(width, n) for width in (45, 46, 100, 257, 1000) for n in (1, 7, 33, 1000))
+
+_BY_NAME = {workload.name: workload for workload in TRAINING}
+
+COLD_START = (replace(_BY_NAME["classic"], name="first-step", tier=STANDARD),)
+MEMORY = (replace(_BY_NAME["large-4096"], name="peak", tier=STANDARD),)
+
+SUITES: Mapping[str, Sequence[Workload | Product]] = {
+    "train": TRAINING,
+    "infer": INFERENCE,
+    "kernels": PRODUCTS,
+    "sizes": SIZES,
+    "cold-start": COLD_START,
+    "memory": MEMORY,
+}
+"""Every workload of every suite; no two have one name."""
+
+
+def choose(suites: Sequence[str], names: Sequence[str], tiers: Sequence[str]) -> list[tuple[str, Workload | Product]]:
+    """(suite, workload) in the order of the report: those of these names, or where there are none those of `tiers`.
+
+    Raises ArgumentError for a suite that does not exist and for a name that is in none of the suites.
+    """
+    for suite in suites:
+        require_name("--suite", suite, SUITES)
+    known = [(suite, workload) for suite in SUITES if suite in suites for workload in SUITES[suite]]
+    for name in names:
+        require_name("--workload", name, [workload.name for _, workload in known])
+    if names:
+        return [(suite, workload) for suite, workload in known if workload.name in names]
+    return [(suite, workload) for suite, workload in known if workload.tier in tiers]

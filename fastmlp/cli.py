@@ -14,8 +14,8 @@ from typing import Any
 from . import __version__, info
 from .errors import ArgumentError, FastMLPError, require_name
 
-BUDGET_S, QUICK_BUDGET_S = 3.0, 0.6
-"""Seconds of timing for each workload of `bench`."""
+BUDGET_S, QUICK_BUDGET_S = 1.0, 0.3
+"""Seconds of timing for each side of a workload of `bench`."""
 
 THREAD_VARIABLES = (
     "FASTMLP_NUM_THREADS",
@@ -45,10 +45,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     bench = commands.add_parser("bench", help="check a backend against NumPy, then time both")
+    bench.add_argument(
+        "--suite", type=_names, metavar="A,B", help="of train (default), infer, kernels, sizes, cold-start, memory"
+    )
+    bench.add_argument("--peers", type=_names, metavar="A,B", help="too: torch, torch-compile, jax, onnxruntime")
+    bench.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default) or float64")
+    bench.add_argument(
+        "--all", action="store_true", help="large workloads too, and every suite unless --suite is given"
+    )
     bench.add_argument("--json", type=Path, metavar="PATH", help="write the whole report there too")
     bench.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     bench.add_argument("--quick", action="store_true", help="fewer workloads, less time for each: under 30 seconds")
-    bench.add_argument("--threads", type=_positive, metavar="N", help="threads for both sides (default: every core)")
+    bench.add_argument("--threads", type=_positive, metavar="N", help="threads for every side (default: every core)")
     bench.add_argument("--backend", default="auto", metavar="NAME", help="what is held against NumPy (default: auto)")
     bench.add_argument("--workload", action="append", metavar="NAME", help="only this one; may be given again")
     bench.set_defaults(command=_bench)
@@ -63,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     tell.add_argument("--json", action="store_true", help="print it as JSON")
     tell.set_defaults(command=_info)
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _positive(text: str) -> int:
@@ -82,18 +94,17 @@ def _bench(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from .bench import report, run
-    from .bench.workloads import WORKLOADS
+    from .bench import peers, report, run, workloads
+    from .bench.contest import Setting
     from .kernels import backend as backends
+    from .kernels.contract import DTYPES
 
-    known = {workload.name: workload for workload in WORKLOADS}
-    if options.workload:
-        chosen = [known[require_name("--workload", name, known)] for name in options.workload]
-    else:
-        chosen = [workload for workload in WORKLOADS if workload.quick or not options.quick]
+    suites = options.suite or (list(workloads.SUITES) if options.all or options.workload else ["train"])
+    tiers = [workloads.QUICK, workloads.STANDARD, workloads.LARGE][: 1 if options.quick else 3 if options.all else 2]
+    chosen = workloads.choose(suites, options.workload or [], tiers)
+    require_name("--dtype", options.dtype, DTYPES)
     backend, _ = backends.resolve(options.backend)
-    document = report.new_document(backend, _threads(backend, options.threads), options.quick)
-    status = 0
+    threads = _threads(backend, options.threads)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -102,17 +113,28 @@ def _bench(options: argparse.Namespace) -> int:
         console=Console(stderr=True),
         transient=True,
     )
+    task = bar.add_task("starting", total=len(chosen))
+    setting = Setting(
+        backend,
+        threads,
+        options.dtype,
+        peers.load(options.peers or [], threads),
+        QUICK_BUDGET_S if options.quick else BUDGET_S,
+        tell=lambda stage: bar.update(task, description=stage),
+    )
+    document = report.new_document(setting, list(dict.fromkeys(suite for suite, _ in chosen)), options.quick)
+    status = 0
     with bar:
-        task = bar.add_task("starting", total=len(chosen))
         try:
-            budget_s = QUICK_BUDGET_S if options.quick else BUDGET_S
-            for row in run.rows(chosen, backend, budget_s, lambda stage: bar.update(task, description=stage)):
+            for row in run.rows(chosen, setting):
                 document["rows"].append(row)
                 bar.advance(task)
             document["complete"] = True
-            status = 0 if all(row["agreement"]["agree"] for row in document["rows"]) else 1
         except KeyboardInterrupt:
             status = 130
+    report.finish(document, setting)
+    if status == 0 and not all(map(run.right, document["rows"])):
+        status = 1
     if options.markdown:
         print(report.markdown(document), end="")
     else:

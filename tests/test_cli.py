@@ -5,13 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import fastmlp
 from fastmlp import cli
-from fastmlp.bench import report, run
+from fastmlp.bench import report, run, training
+from fastmlp.bench.workloads import LARGE, SUITES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,9 +87,26 @@ def test_bench_prints_its_table_and_writes_the_report(command, tmp_path):
     assert document["quick"]
     assert (document["backend"], document["threads"]) == ("cpu", 1)
     (row,) = document["rows"]
-    assert row["workload"] == "article"
-    assert row["agreement"]["agree"]
-    assert row["backend"]["us_per_step"]["n"] >= 7
+    assert (row["suite"], row["workload"]) == ("train", "article")
+    reference, backend = row["sides"]
+    assert (reference["side"], backend["side"]) == ("numpy", "cpu")
+    assert backend["agreement"]["agree"]
+    assert backend["value"]["n"] >= 7
+    assert 0 < backend["percent_of_peak"] < 100
+    assert [(peak["dtype"], peak["threads"]) for peak in document["peaks"]] == [("float32", 1)]
+
+
+def test_bench_in_float64_of_other_suites(command, tmp_path):
+    status, output, errors = command(
+        *("bench", "--quick", "--suite", "infer,kernels", "--workload", "article-b1", "--workload", "square-64"),
+        *("--dtype", "float64", "--peers", "numpy", "--threads", "1", "--json", "out.json"),
+    )
+    assert status == 0, errors
+    assert re.search(r"^article-b1 +10-5-2 b1 ", output, re.M)
+    assert re.search(r"^square-64 +a @ b, 64x64x64 ", output, re.M)
+    document = report.load(tmp_path / "out.json")
+    assert (document["suites"], document["dtype"], document["peers"]) == (["infer", "kernels"], "float64", [])
+    assert {row["dtype"] for row in document["rows"]} == {"float64"}
 
 
 def test_threads_reach_numpy_too(command, tmp_path):
@@ -113,6 +132,9 @@ def test_bench_as_markdown(command):
         (("bench", "--workload", "artcle"), ("--workload must be one of", "Did you mean 'article'?")),
         (("bench", "--backend", "cup"), ("backend must be one of", "Did you mean 'cpu'?")),
         (("bench", "--backend", "cuda"), ("backend 'cuda' cannot run here", "CUDA")),
+        (("bench", "--suite", "train,infre"), ("--suite must be one of", "Did you mean 'infer'?")),
+        (("bench", "--peers", "troch"), ("--peers must be one of", "Did you mean 'torch'?")),
+        (("bench", "--dtype", "float16"), ("--dtype must be one of", "got 'float16'")),
         (("bench", "--json", "absent/out.json"), ("--json must name a file in a folder that exists",)),
     ],
 )
@@ -142,6 +164,39 @@ def test_a_command_that_cannot_be_read_shows_the_usage(command, arguments, word)
     assert "Traceback" not in errors
 
 
+def test_a_peer_that_is_absent_is_told_with_the_cure(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert cli.main(["bench", "--workload", "article", "--peers", "onnxruntime"]) == 2
+    error = capsys.readouterr().err
+    assert "peer 'onnxruntime' cannot run here" in error
+    assert "`pip install onnxruntime onnx`" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suites", "large"),
+    [
+        ([], {"train"}, False),
+        (["--all"], set(SUITES), True),
+        (["--all", "--suite", "train"], {"train"}, True),
+        (["--all", "--quick"], {"train", "infer", "kernels", "sizes"}, False),
+        (["--suite", "infer,sizes"], {"infer", "sizes"}, False),
+        (["--workload", "large-4096", "--workload", "deep-b1"], {"train", "infer"}, True),
+    ],
+)
+def test_what_the_options_choose(monkeypatch, capsys, arguments, suites, large):
+    asked = []
+
+    def nothing(chosen, setting):
+        asked.extend(chosen)
+        return iter(())
+
+    monkeypatch.setattr(run, "rows", nothing)
+    assert cli.main(["bench", "--backend", "numpy", *arguments]) == 0
+    assert {suite for suite, _ in asked} == suites
+    assert any(workload.tier == LARGE for _, workload in asked) == large
+
+
 def test_help_names_the_commands(command):
     status, output, _ = command("--help")
     assert status == 0
@@ -152,8 +207,8 @@ def test_help_names_the_commands(command):
 def test_ctrl_c_keeps_what_is_finished(monkeypatch, capsys, tmp_path):
     rows = run.rows
 
-    def interrupted(workloads, backend, budget_s, tell):
-        yield from rows(workloads[:1], backend, 0, tell)
+    def interrupted(chosen, setting):
+        yield from rows(chosen[:1], replace(setting, budget_s=0))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "rows", interrupted)
@@ -169,10 +224,10 @@ def test_ctrl_c_keeps_what_is_finished(monkeypatch, capsys, tmp_path):
 
 
 def test_wrong_numbers_end_with_status_1(monkeypatch, capsys):
-    def wrong(workload, data, backend):
+    def wrong(trial, backend):
         return {"agree": False, "error_over_allowed": None, "steps": 8}, 0.1
 
-    monkeypatch.setattr(run, "agree", wrong)
+    monkeypatch.setattr(training, "agree", wrong)
     assert cli.main(["bench", "--backend", "numpy", "--workload", "article"]) == 1
     assert "WRONG" in capsys.readouterr().out
 

@@ -1,0 +1,240 @@
+"""A contest: the sides of one row do the same work in turn, and each one's time becomes the figures of the report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..kernels import backend as backends
+from ..kernels.cores import num_threads
+from .energy import Meter
+from .peers import Peer
+from .timing import Spread, Timing, fastest, interleave, ratio
+
+REFERENCE = "numpy"
+
+PEER_TOLERANCE = 0.02
+"""A peer's result may be so far from the reference's, as a share of the way from the start, in the norm. It is there to
+do the same work, not to round alike, and its formulas may differ a little: PyTorch's Adam has its epsilon in another
+place, which on the digits, whose corners are empty, is 1 % of the way. A bias or a factor forgotten is more."""
+
+PROBES, PROBE_BYTES = 8, 1 << 19
+"""How often the peak is probed, from row to row, and the working set of the first time; it doubles with every probe,
+since the backend measures once for each."""
+
+
+class Peaks:
+    """`rates` in FLOP/s that multiply-adds on registers reach, by (dtype, threads).
+
+    Probed again and again over the run, for other work on the machine can only lower a probe: the fastest counts.
+    """
+
+    def __init__(self, module: ModuleType) -> None:
+        self.ceilings = getattr(module, "ceilings", None)
+        self.rates: dict[tuple[str, int], float] = {}
+        self._probes: dict[tuple[str, int], int] = {}
+
+    def probe(self, dtype: str, threads: int) -> bool:
+        """Measure once more, in about 0.1 s; False where that was often enough, or the backend has no ceilings."""
+        key = (dtype, threads)
+        probes = self._probes.get(key, 0)
+        if self.ceilings is None or probes == PROBES:
+            return False
+        rate = float(self.ceilings(np.dtype(dtype), PROBE_BYTES << probes, threads)[0])
+        self.rates[key] = max(self.rates.get(key, 0.0), rate)
+        self._probes[key] = probes + 1
+        return True
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for every row of a run: `budget_s` seconds of timing a side; `threads` for every side."""
+
+    backend: str
+    threads: int = 1
+    dtype: str = "float32"
+    peers: tuple[Peer, ...] = ()
+    budget_s: float = 1.0
+    meter: Meter = field(default_factory=Meter)
+    tell: Callable[[str], None] = lambda stage: None
+
+    @property
+    def module(self) -> ModuleType:
+        """The backend."""
+        return backends.load(self.backend)
+
+    @property
+    def alone(self) -> bool:
+        """Whether the backend can also be timed on one thread, apart from its time on all."""
+        return self.threads > 1 and hasattr(self.module, "threads_for")
+
+    @cached_property
+    def peaks(self) -> Peaks:
+        """What every rate is held against."""
+        return Peaks(self.module)
+
+    def on_one_thread(self, call: Callable[[], object]) -> Callable[[], object]:
+        """`call` with the backend held to one thread."""
+
+        def held() -> object:
+            with num_threads(1):
+                return call()
+
+        return held
+
+
+@dataclass
+class Side:
+    """One entry of a contest: a call that does `count` units of the row's work.
+
+    `role` is "reference", "backend", "peer", or "variant" for the backend in another way. `way` says which of its ways
+    a peer goes, and `first_call_s` what its first call took, compiling included.
+    """
+
+    name: str
+    role: str
+    call: Callable[[], object]
+    threads: int
+    count: int = 1
+    way: str | None = None
+    agreement: dict[str, Any] | None = None
+    first_call_s: float | None = None
+
+
+def judge(
+    dtype: str, single: Sequence[np.ndarray], double: Sequence[np.ndarray], received: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """Whether `received` is as near the truth as the reference is, whose results in float32 and float64 are given.
+
+    Each array's distance (Euclidean norm) from the truth may be twice the reference's own plus 4 eps of its size. In
+    float32 the truth is the reference in float64. In float64 there is no better arbiter: the reference's rounding error
+    is that of float32 scaled by the ratio of the eps, and stands on both sides of the distance, so three of it count.
+    """
+    eps = float(np.finfo(dtype).eps)
+    factor = 2.0 if dtype == "float32" else 3.0 * eps / float(np.finfo(np.float32).eps)
+    worst = 0.0
+    for usual, exact, new in zip(single, double, received, strict=True):
+        allowed = factor * np.linalg.norm(usual - exact) + 4 * eps * np.linalg.norm(exact)
+        worst = _worse(worst, float(np.linalg.norm(new - exact)), float(allowed))
+    return _verdict(worst)
+
+
+def judge_peer(
+    start: Sequence[np.ndarray] | None, double: Sequence[np.ndarray], received: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """Whether a peer did the same work: each array's way from its `start` (else from zero), to PEER_TOLERANCE."""
+    worst = 0.0
+    for index, (exact, new) in enumerate(zip(double, received, strict=True)):
+        way = exact if start is None else exact - start[index]
+        worst = _worse(worst, float(np.linalg.norm(new - exact)), PEER_TOLERANCE * float(np.linalg.norm(way)))
+    return _verdict(worst)
+
+
+def _worse(worst: float, error: float, allowed: float) -> float:
+    share = error / allowed if allowed else np.inf if error else 0.0
+    return max(worst, share if np.isfinite(share) else np.inf)
+
+
+def _verdict(worst: float) -> dict[str, Any]:
+    return {"agree": worst <= 1, "error_over_allowed": worst if np.isfinite(worst) else None}
+
+
+def enter_ways(
+    name: str, threads: int, ways: Mapping[str, Callable[[], object]], agreements: Mapping[str, dict[str, Any]]
+) -> Side | None:
+    """A peer's entry: its fastest way. All of its ways must agree, or the worst of them enters, to be reported."""
+    if not ways:
+        return None
+    wrong = [way for way in ways if not agreements[way]["agree"]]
+    way = wrong[0] if wrong else fastest(ways)
+    return Side(name, "peer", ways[way], threads, way=way, agreement=agreements[way])
+
+
+def contest(
+    row: dict[str, Any],
+    sides: Sequence[Side],
+    setting: Setting,
+    flops: float | None = None,
+    finish: Callable[[Side, Timing], dict[str, Any]] | None = None,
+    **rounds: int,
+) -> dict[str, Any]:
+    """`row` with the figures of its sides, timed in turn; `flops` are those of one unit of work.
+
+    A side whose numbers are wrong is not timed, and nothing is where they are the backend's. `finish` adds what the
+    suite knows of a side; `rounds` may set `least` and `most` of `interleave`.
+    """
+    right = [index for index, side in enumerate(sides) if side.agreement is None or side.agreement["agree"]]
+    timings: dict[int, Timing] = {}
+    if any(sides[index].role == "backend" for index in right):
+        taken = interleave([sides[index].call for index in right], setting.budget_s * len(right), **rounds)
+        timings = dict(zip(right, taken, strict=True))
+    samples = {index: [wall / sides[index].count for wall in timing.wall] for index, timing in timings.items()}
+    fill(row, sides, samples, setting, flops)
+    if finish is not None:
+        for index, timing in timings.items():
+            row["sides"][index] |= finish(sides[index], timing)
+    return row
+
+
+def fill(
+    row: dict[str, Any],
+    sides: Sequence[Side],
+    samples: Mapping[int, Sequence[float]],
+    setting: Setting,
+    flops: float | None = None,
+) -> dict[str, Any]:
+    """`row` with the figures of its sides, of which those with `samples`, in seconds or the row's unit, have some."""
+    backend = next(index for index, side in enumerate(sides) if side.role == "backend")
+    scale = 1e6 if row["unit"].startswith("µs") else 1.0
+    row["sides"], row["error"] = [], None
+    for index, side in enumerate(sides):
+        figures: dict[str, Any] = {
+            "side": side.name,
+            "role": side.role,
+            "way": side.way,
+            "threads": side.threads,
+            "agreement": side.agreement,
+            "first_call_s": side.first_call_s,
+            "value": None,
+            "ratio": None,
+            "gflops": None,
+            "percent_of_peak": None,
+        }
+        row["sides"].append(figures)
+        if index in samples:
+            spread = Spread.of(samples[index])
+            figures["value"] = asdict(spread.scaled(scale))
+            figures["ratio"] = asdict(ratio(samples[index], samples[backend]))
+            if flops is not None:
+                figures["gflops"] = flops / spread.median * 1e-9
+                setting.peaks.probe(row["dtype"], side.threads)
+    return row
+
+
+def hold_against(rows: Sequence[dict[str, Any]], peaks: Peaks) -> None:
+    """Give every rate of `rows` its share of the peak; one of more than all is an error, told in place of the rate.
+
+    Before a rate is called an error the peak is probed as often as it may be: it is the probe that was disturbed first.
+    """
+    for row in rows:
+        for figures in row["sides"]:
+            key = row["dtype"], figures["threads"]
+            while (figures["gflops"] or 0.0) * 1e9 > peaks.rates.get(key, np.inf) and peaks.probe(*key):
+                pass
+    for row in rows:
+        for figures in row["sides"]:
+            peak = peaks.rates.get((row["dtype"], figures["threads"]))
+            if figures["gflops"] is None or peak is None:
+                continue
+            share = figures["gflops"] * 1e9 / peak
+            if share <= 1:
+                figures["percent_of_peak"] = 100 * share
+                continue
+            row["error"] = (
+                f"{figures['side']} would run at {share:.0%} of the peak measured in this run "
+                f"({peak * 1e-9:.0f} GFLOP/s on {figures['threads']} thread(s)): the time or the peak is wrong"
+            )
+            figures["gflops"] = None
