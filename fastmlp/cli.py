@@ -166,7 +166,7 @@ def _warmup(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     with Console(stderr=True).status("starting") as status:
         for dtype in dtypes:
-            warmup(dtype, lambda name, dtype=dtype: status.update(f"compiling {name}, {dtype}"))
+            warmup(dtype, lambda name: status.update(f"compiling {name}"))
 
     from .kernels.cpu.compile import cache_folder
 

@@ -23,7 +23,7 @@ rng = np.random.default_rng(0)
 fastmlp.set_num_threads(2)
 for loss in LOSSES:
     for optimizer in OPTIMIZERS:
-        for widths in ((5, 7, 3), (90, 70, 3)):
+        for widths in ((5, 7, 3), (190, 70, 3)):
             x, t = rng.random((40, widths[0]), np.float32), rng.random((40, 3), np.float32)
             t = rng.integers(0, 3, 40) if loss == "cross_entropy" else t
             net = fastmlp.MLP(widths, activation="gelu", loss=loss, optimizer=optimizer)
