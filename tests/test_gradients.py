@@ -1,5 +1,7 @@
 """gradients: dJ/dparameters of a whole network, against central differences and against plain NumPy."""
 
+import itertools
+
 import numpy as np
 import oracles
 import pytest
@@ -93,8 +95,12 @@ NETWORKS = [(5, 3, 2), (3, 9, 17, 1), (20, 65, 33, 5), (64, 64, 10), (1, 128, 4)
 """Widths on both sides of a vector, of a tile and of where a backend may begin to train in another way."""
 
 
-@pytest.mark.parametrize("n", [1, 7, 16, 17, 33, 48, 49, 64, 65, 129, 256, 257, 600])
-@pytest.mark.parametrize("widths", NETWORKS)
+ROWS = [1, 7, 16, 17, 33, 48, 49, 64, 65, 129, 256, 257, 600]
+LARGE = [((4, 8, 3), 9001), ((5, 3, 16, 2), 8500), ((2, 1), 20000)]
+"""Batches so large that one member takes several blocks of rows, one after the other."""
+
+
+@pytest.mark.parametrize(("widths", "n"), [*itertools.product(NETWORKS, ROWS), *LARGE])
 def test_exact_whatever_the_batch_is_cut_into(backend, dtype, rng, canary, widths, n):
     """The targets lie whole multiples of n from the outputs, so that dJ/dy and all that follows are integers."""
     net = network(widths, ("relu",) * (len(widths) - 2) + ("identity",), "half_mse", dtype)

@@ -508,6 +508,16 @@ def test_tiles_of_dot_products_touch_nothing_else(rows, columns, dtype, count, r
             assert_same_bits(tight, expected)
 
 
+def test_a_row_that_a_tile_writes_twice_is_added_to_once(dtype, count, rng, canary):
+    """Strides of 0 let a tile that is too tall take its one row twice."""
+    a, b = small_integers(rng, (1, count), dtype), small_integers(rng, (2, count), dtype)
+    old = small_integers(rng, (1, 2), dtype)
+    c = canary((1, 2), dtype)
+    c[...] = old
+    dot_program(2, 2)(count, a, 0, b, count, c, 0, 2, True)
+    assert_same_bits(c, old + a @ b.T)
+
+
 @compiled
 def _splat_tile(p, row_stride, c, c_row, width):
     tile_store(tile_splat(3, 2, pointer(p), row_stride), pointer(c), c_row, width)

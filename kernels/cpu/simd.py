@@ -816,7 +816,7 @@ def tile_dot_add(typingctx, tile, a, a_row, b, b_row, width):
 
 @intrinsic
 def tile_lane_sums(typingctx, tile, p, row_stride, width, adds):
-    """Write the sum of each vector's lanes, `width` numbers a row, to p; `adds` adds what is there.
+    """Write the sum of each vector's lanes, `width` numbers a row, to p; `adds` adds what was there before the first.
 
     Vectors are folded in pairs, half of the lanes of one onto half of the other's, until one vector holds all the sums:
     the same tree for each.
@@ -860,8 +860,8 @@ def tile_lane_sums(typingctx, tile, p, row_stride, width, adds):
                 row, column, lane = row + 1, 0, lane + length
         with builder.if_else(adds) as (then, otherwise):
             with then:
-                for piece, address, mask in pieces:
-                    old = _masked_load(builder, address, mask, piece.type)
+                olds = [_masked_load(builder, address, mask, piece.type) for piece, address, mask in pieces]
+                for (piece, address, mask), old in zip(pieces, olds, strict=True):
                     _masked_store(builder, builder.fadd(piece, old), address, mask)
             with otherwise:
                 for piece, address, mask in pieces:
