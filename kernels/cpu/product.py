@@ -43,7 +43,7 @@ BLOCK_DEPTH = 256
 """Steps of k between visits to C: a panel of B (256 x 32 float32 = 32 KiB) comes from L2, the tile's A stays in L1."""
 
 AHEAD = 16
-"""Steps of k by which B is asked for before it is used: 200 cycles, four times what L3 takes to answer."""
+"""Steps of k by which B is asked for before it is used: 8, 16 and 32 gain 2 to 3 % in products and steps, 64 one."""
 
 
 def _tile_kernel(rows, columns):
