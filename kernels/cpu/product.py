@@ -209,21 +209,22 @@ def _multiply_block(
 BLOCK_TILES, BLOCK_PANELS = 5, 8
 """Tall tiles and panels in a chunk, at most: 60 rows x 1 KiB of A and 8 x 32 KiB of B fill a third of a 1 MiB L2."""
 
-CHUNKS = 8
-"""Into fewer chunks than this a product is not cut if it can be helped: two to eight threads share it evenly."""
+CHUNKS = 32
+"""Into so many chunks a product is cut if it can be: the members that are done wait for half of one on average."""
 
-CHUNK_WORK = 32768
-"""Multiply-adds of a chunk at least, about 300 ns: claiming one costs 10."""
+CHUNK_WORK = 65536
+"""Multiply-adds of a chunk at least, about 300 ns: claiming one costs 10 to 100."""
 
 
 @jit
-def _block_rows(rows, columns, depth, group):
-    """Rows of a chunk, from the product's shape alone; the chunks of a column differ by one tile at most."""
+def _chunk_shape(rows, columns, depth, group):
+    """(rows, panels) of a chunk, from the product's shape alone: nearly the same number of tiles for each."""
     tiles, panels = max(-(-rows // TALL), 1), -(-columns // group)
-    across = -(-panels // BLOCK_PANELS)
-    least = -(-CHUNK_WORK // max(TALL * min(panels, BLOCK_PANELS) * group * depth, 1))
-    chunk_tiles = min(max(tiles // -(-CHUNKS // max(across, 1)), least, 1), BLOCK_TILES)
-    return TALL * -(-tiles // -(-tiles // chunk_tiles))
+    tile_work = max(TALL * group * depth, 1)
+    tiles_a_chunk = max(tiles * panels // CHUNKS, -(-CHUNK_WORK // tile_work))
+    across = -(-panels // max(min(tiles_a_chunk, BLOCK_PANELS), 1))
+    down = -(-tiles // max(min(tiles_a_chunk // max(min(tiles_a_chunk, BLOCK_PANELS), 1), BLOCK_TILES), 1))
+    return TALL * -(-tiles // down), -(-panels // across)
 
 
 @jit
@@ -324,9 +325,9 @@ def product(
     panel = _panel_size(depth, group)
     pays = panel <= capacity and _packing_pays(rows, columns, depth, b, b_step)
     packs = columns > 1 and (transposed or pays)
-    block_columns = BLOCK_PANELS * group
     slab = max(capacity // panel, 1) * group if packs else max(columns, 1)
-    block_rows = _block_rows(rows, min(slab, columns), depth, group)
+    block_rows, block_panels = _chunk_shape(rows, max(min(slab, columns), 1), depth, group)
+    block_columns = block_panels * group
     for slab_start in range(0, columns, slab):
         slab_columns = min(slab, columns - slab_start)
         if packs:
