@@ -219,12 +219,11 @@ CHUNK_WORK = 65536
 @jit
 def _chunk_shape(rows, columns, depth, group):
     """(rows, panels) of a chunk, from the product's shape alone: nearly the same number of tiles for each."""
-    tiles, panels = max(-(-rows // TALL), 1), -(-columns // group)
-    tile_work = max(TALL * group * depth, 1)
-    tiles_a_chunk = max(tiles * panels // CHUNKS, -(-CHUNK_WORK // tile_work))
-    across = -(-panels // max(min(tiles_a_chunk, BLOCK_PANELS), 1))
-    down = -(-tiles // max(min(tiles_a_chunk // max(min(tiles_a_chunk, BLOCK_PANELS), 1), BLOCK_TILES), 1))
-    return TALL * -(-tiles // down), -(-panels // across)
+    tiles, panels = max(-(-rows // TALL), 1), max(-(-columns // group), 1)
+    most = max(tiles * panels // CHUNKS, -(-CHUNK_WORK // max(TALL * group * depth, 1)))
+    most_across = min(most, BLOCK_PANELS, panels)
+    most_down = min(max(most // most_across, 1), BLOCK_TILES)
+    return TALL * -(-tiles // -(-tiles // most_down)), -(-panels // -(-panels // most_across))
 
 
 @jit
@@ -317,7 +316,8 @@ def product(
 
     B is b[depth, columns] with `b_step` elements between rows; where `transposed` it is stored as b[columns, depth].
     start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of panels.
-    A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
+    Chunks are counted down the columns, so that a member keeps to its part of B, its own panels if it packed them, and
+    of the weights that it updates. A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
     after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows. Before a
     tile's last steps ask_for(i, j, rows, columns, extras) may prefetch what after_block will read there.
     """
@@ -326,7 +326,7 @@ def product(
     pays = panel <= capacity and _packing_pays(rows, columns, depth, b, b_step)
     packs = columns > 1 and (transposed or pays)
     slab = max(capacity // panel, 1) * group if packs else max(columns, 1)
-    block_rows, block_panels = _chunk_shape(rows, max(min(slab, columns), 1), depth, group)
+    block_rows, block_panels = _chunk_shape(rows, min(slab, columns), depth, group)
     block_columns = block_panels * group
     for slab_start in range(0, columns, slab):
         slab_columns = min(slab, columns - slab_start)
@@ -334,10 +334,11 @@ def product(
             b_slab = b + slab_start * (b_step if transposed else 1)
             _pack(shared, me, depth, slab_columns, b_slab, b_step, transposed, packed)
         across = -(-slab_columns // block_columns)
-        chunks = max(-(-rows // block_rows), 1) * across
+        down = max(-(-rows // block_rows), 1)
+        chunks = down * across
         chunk = claim(shared, me, chunks)
         while chunk >= 0:
-            i, j = chunk // across * block_rows, chunk % across * block_columns
+            i, j = chunk % down * block_rows, chunk // down * block_columns
             count, width = min(block_rows, rows - i), min(block_columns, slab_columns - j)
             column = slab_start + j
             if c_row == 0:
