@@ -316,8 +316,8 @@ def product(
 
     B is b[depth, columns] with `b_step` elements between rows; where `transposed` it is stored as b[columns, depth].
     start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of panels.
-    Chunks are counted down the columns, so that a member keeps to its part of B, its own panels if it packed them, and
-    of the weights that it updates. A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
+    Chunks are counted down the columns, so that a member keeps to its part of B and of the weights that it updates.
+    A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
     after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows. Before a
     tile's last steps ask_for(i, j, rows, columns, extras) may prefetch what after_block will read there.
     """
