@@ -115,6 +115,8 @@ def as_samples(name: str, value: Any, width: int, dtype: np.dtype) -> np.ndarray
     """
     if type(value) is not np.ndarray or value.dtype != dtype:
         value = _any_array(name, value)
+    elif value.ndim == 2 and value.shape[1] == width:
+        return contiguous(value)
     if value.ndim != 2 or value.shape[1] != width:
         raise ShapeError(
             f"{name} must have shape (n, {width}), one row a sample; got {value.shape}.{_rank_hint(name, value, width)}"

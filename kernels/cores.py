@@ -20,14 +20,21 @@ def get_num_threads() -> int:
     """Threads a large enough call uses.
 
     As `num_threads` says around it, else as `set_num_threads` said, else as the environment variable
-    FASTMLP_NUM_THREADS says, else every core this process may use. Raises ArgumentError for a wrong variable.
+    FASTMLP_NUM_THREADS said at the first call, else every core this process may use. Raises ArgumentError for a
+    variable that is no such number.
     """
     count = _chosen_here.get() or _chosen
     if count is not None:
         return count
+    return _from_environment() or min(usable_cores(), MAX_THREADS)
+
+
+@functools.cache
+def _from_environment() -> int | None:
+    """What FASTMLP_NUM_THREADS said when threads were first needed."""
     asked = os.environ.get("FASTMLP_NUM_THREADS")
     if not asked:
-        return min(usable_cores(), MAX_THREADS)
+        return None
     return _checked("FASTMLP_NUM_THREADS", int(asked) if asked.isdecimal() else asked)
 
 

@@ -19,7 +19,7 @@ from networks import data, fill, network
 
 import fastmlp
 from fastmlp import get_num_threads, num_threads, set_num_threads
-from fastmlp.kernels import cpu
+from fastmlp.kernels import cores, cpu
 from fastmlp.kernels.contract import step_flops
 from fastmlp.kernels.cores import MAX_THREADS, usable_cores
 from fastmlp.kernels.cpu import team
@@ -34,7 +34,10 @@ PATIENCE = 120
 
 @pytest.fixture(autouse=True)
 def default_threads():
+    """The default, and the environment read anew, in every test."""
+    cores._from_environment.cache_clear()
     yield
+    cores._from_environment.cache_clear()
     set_num_threads(None)
 
 
@@ -226,6 +229,7 @@ def test_the_environment_sets_the_default(monkeypatch):
     set_num_threads(2)
     assert get_num_threads() == 2
     monkeypatch.setenv("FASTMLP_NUM_THREADS", "")
+    cores._from_environment.cache_clear()
     set_num_threads(None)
     assert get_num_threads() == min(usable_cores(), MAX_THREADS)
 

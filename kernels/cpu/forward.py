@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..contract import forward_flops
+from ..cores import get_num_threads
 from ..network import Network
 from .compile import called, entry
 from .layer import forward_layer
@@ -21,7 +22,7 @@ from .tables import (
     SCRATCH,
     WEIGHTS,
 )
-from .team import alone, run
+from .team import LONG_FLOPS, PARALLEL_BYTES, conduct, conducted, members, threads_for
 from .workspace import Workspace, address
 
 
@@ -49,20 +50,30 @@ X, ROWS_OF_X, OUT = 3, 4, 5
 
 
 @called
-def _forward_alone(entry, job, x, out):
-    """Complete the job with these arrays and run it here: what a call costs is then a fifth of a microsecond."""
+def _forward_arrays(team, entry, job, x, out, size, is_long):
+    """Complete the job with these arrays and run it: Python would take a microsecond for each array's address."""
     numbers = int64_at(job)
     numbers[X], numbers[ROWS_OF_X], numbers[OUT] = address_of(pointer(x)), x.shape[0], address_of(pointer(out))
-    alone(entry, job)
+    conducted(team, entry, job, size, is_long)
 
 
 def forward(network: Network, parameters: np.ndarray, x: np.ndarray, out: np.ndarray, workspace: Workspace) -> None:
     """out[n, outputs] = the network's outputs of x[n, inputs], any n, in blocks of workspace.rows."""
-    if len(x) <= workspace.rows_alone and x.flags.writeable:  # a read-only array is another type to compiled code
-        workspace.job[0] = workspace.kept("parameters", parameters)
-        _forward_alone(_forward.address(network.dtype), workspace.job_address, x, out)
-        return
-    job = workspace.kept("parameters", parameters), *workspace.tables, address(x), len(x), address(out)
-    block = min(len(x), workspace.rows)
-    steps = -(-len(x) // max(block, 1))
-    run(_forward, network.dtype, job, forward_flops(network.widths, block), steps, workspace.products.threads)
+    if workspace.parameters is not parameters:
+        workspace.parameters = parameters
+        workspace.job[0] = address(parameters)
+        workspace.entry = _forward.address(network.dtype)
+    threads, flops = 1, 0
+    if len(x) > workspace.rows_alone:
+        block, flops = min(len(x), workspace.rows), forward_flops(network.widths, len(x))
+        if parameters.nbytes >= PARALLEL_BYTES:
+            threads = get_num_threads()
+        else:
+            threads = threads_for(forward_flops(network.widths, block), -(-len(x) // block))
+        threads = min(threads, workspace.products.threads)
+    if x.flags.writeable:
+        team, size = members(threads)
+        _forward_arrays(team, workspace.entry, workspace.job_address, x, out, size, flops >= LONG_FLOPS)
+    else:  # a type of its own to compiled code
+        workspace.job[[X, ROWS_OF_X, OUT]] = address(x), len(x), address(out)
+        conduct(workspace.entry, workspace.job_address, threads, flops)

@@ -323,9 +323,12 @@ def _worth_waking(shared, is_long):
     return is_long or atomic_load(shared + ASLEEP * LINE) == 0 or last[0] - before < AWAKE_NS
 
 
-@called
-def _conduct(team, entry, job, size, is_long):
-    """Run an entry with up to `size` members, the caller being member 0; gives how many they are."""
+@jit
+def conducted(team, entry, job, size, is_long):
+    """Run an entry with up to `size` members, the caller being member 0; gives how many they are.
+
+    `team`, an address, and `size` are those that `members` gave; `is_long` says that sleepers are to be woken.
+    """
     shared = int64_at(team)
     if size == 1 or not atomic_replace(shared + TAKEN * LINE, 0, 1):
         alone(entry, job)
@@ -348,6 +351,11 @@ def _conduct(team, entry, job, size, is_long):
 
 
 @called
+def _conduct(team, entry, job, size, is_long):
+    return conducted(team, entry, job, size, is_long)
+
+
+@called
 def _dismiss(team):
     """Tell the workers that the team is over."""
     shared = int64_at(team)
@@ -358,6 +366,9 @@ def _dismiss(team):
 
 PARALLEL_FLOPS, PARALLEL_STEP = 2_000_000, 200_000
 """FLOPs of a call, and of each of its steps, below which meeting (0.2 us a phase) costs too much."""
+
+PARALLEL_BYTES = 1 << 19
+"""Bytes that a call reads from which on it is shared however few its FLOPs: one member's half may lie in its L2."""
 
 LONG_FLOPS = 8_000_000
 """FLOPs of a call, about 40 us, from which on sleeping workers are woken for it alone."""
@@ -486,12 +497,18 @@ def run(
 
 def conduct(entry: int, job: int, threads: int, flops: int) -> int:
     """Run the entry at this address, on a job at that address, on up to so many threads; gives how many it were."""
+    team, size = members(threads)
+    return _conduct(team, entry, job, size, flops >= LONG_FLOPS)
+
+
+def members(threads: int) -> tuple[int, int]:
+    """The address of a team and how many of it may run, up to so many threads: (0, 1) for the caller alone."""
     team = _team_of(threads) if threads > 1 else None
     if team is None:
-        return _conduct(0, entry, job, 1, False)
+        return 0, 1
     if _current_core is not None:
         team.keep_off(_current_core(), os.sched_getaffinity(0))
     if _FUTEX is None:
         for worker in team.workers:
             worker.wake()
-    return _conduct(team.address, entry, job, min(threads, len(team.workers) + 1), flops >= LONG_FLOPS)
+    return team.address, min(threads, len(team.workers) + 1)

@@ -36,7 +36,7 @@ from .tables import (
     SCRATCH,
     ZEROS,
 )
-from .team import PARALLEL_FLOPS
+from .team import PARALLEL_BYTES, PARALLEL_FLOPS
 
 FORWARD_ROWS = 256
 """Rows that `forward` takes at a time in a training workspace that has no row-major buffers for whole batches."""
@@ -88,8 +88,8 @@ class Workspace:
     """Buffers for batches of up to `rows` rows of a network, allocated once; without `training` only for `forward`.
 
     `tables` are the addresses of the layers' table and the plan that `forward` and row-major training read; `across` is
-    the same for training a network that runs across the batch, else None. `job` is kept for `forward` of up to
-    `rows_alone` rows.
+    the same for training a network that runs across the batch, else None. `forward` keeps its `job` and `entry` for the
+    `parameters` it had last, and shares no call of up to `rows_alone` rows.
     """
 
     def __init__(self, network: Network, rows: int, training: bool):
@@ -108,7 +108,10 @@ class Workspace:
         ]
         layers_table, plan = _tables(network, outputs, saved)
         self.tables = self._kept(layers_table, plan)
-        self.rows_alone = (PARALLEL_FLOPS - 1) // forward_flops(widths, 1)
+        large = network.size * dtype.itemsize >= PARALLEL_BYTES
+        self.rows_alone = 0 if large else (PARALLEL_FLOPS - 1) // forward_flops(widths, 1)
+        self.parameters: np.ndarray | None = None
+        self.entry = 0
         self.job = np.array((0, *self.tables, 0, 0, 0), np.int64)
         self.job_address = address(self.job)
         shapes = [(layer.inputs, layer.outputs) for layer in layers]
