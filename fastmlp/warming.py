@@ -28,8 +28,9 @@ def _stages(dtype: str) -> Iterator[str]:
         x, t = np.ones((2, widths[0]), dtype), np.ones((2, widths[1]), dtype)
         net.train_step(x, t)
     yield "prediction"
-    net.predict(x)
     net.predict(np.ones((200_000, 3), dtype))
+    x.flags.writeable = False  # another type to compiled code
+    net.predict(x)
     yield "losses"
     net.loss(x, t)
     small, row, large = np.ones((2, 2), dtype), np.ones(2, dtype), np.ones((256, 256), dtype)

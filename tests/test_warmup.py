@@ -29,6 +29,8 @@ for loss in LOSSES:
             net = fastmlp.MLP(widths, activation="gelu", loss=loss, optimizer=optimizer)
             net.fit(x, t, epochs=2, batch_size=16, progress=False)
             net.train_step(x, t), net.gradients(x, t), net.loss(x, t), net.predict(x), net.predict(x[:1])
+            x.flags.writeable = False
+            net.predict(x)
 x, w, b = rng.random((300, 200), np.float32), rng.random((200, 300), np.float32), rng.random(300, np.float32)
 kernels.matmul(x, w), kernels.matmul(x, x, transpose_a=True), kernels.matmul(x[:2], w)
 y = kernels.bias_add(kernels.linear_forward(x, w, b, "tanh"), b)

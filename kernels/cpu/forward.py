@@ -22,7 +22,7 @@ from .tables import (
     SCRATCH,
     WEIGHTS,
 )
-from .team import LONG_FLOPS, PARALLEL_BYTES, conduct, conducted, members, threads_for
+from .team import LONG_FLOPS, PARALLEL_BYTES, conducted, members, threads_for
 from .workspace import Workspace, address
 
 
@@ -45,35 +45,37 @@ def _forward(shared, me, like, parameters, layers_address, plan_address, x, rows
             below = y
 
 
-X, ROWS_OF_X, OUT = 3, 4, 5
-"""Places in the job of `_forward`."""
+X, ROWS_OF_X, OUT, ENTRY, ROW_FLOPS = range(3, 8)
+"""Places in the job that a workspace keeps: what changes from call to call, and behind what `_forward` reads its
+address and the FLOPs of a row."""
 
 
 @called
-def _forward_arrays(team, entry, job, x, out, size, is_long):
-    """Complete the job with these arrays and run it: Python would take a microsecond for each array's address."""
+def _forward_arrays(team, size, job, x, out):
+    """Complete the job with these arrays and run it; gives how many members it had.
+
+    Python would take a microsecond for each array's address.
+    """
     numbers = int64_at(job)
-    numbers[X], numbers[ROWS_OF_X], numbers[OUT] = address_of(pointer(x)), x.shape[0], address_of(pointer(out))
-    conducted(team, entry, job, size, is_long)
+    rows = x.shape[0]
+    numbers[X], numbers[ROWS_OF_X], numbers[OUT] = address_of(pointer(x)), rows, address_of(pointer(out))
+    return conducted(team, numbers[ENTRY], job, size, rows * numbers[ROW_FLOPS] >= LONG_FLOPS)
 
 
 def forward(network: Network, parameters: np.ndarray, x: np.ndarray, out: np.ndarray, workspace: Workspace) -> None:
     """out[n, outputs] = the network's outputs of x[n, inputs], any n, in blocks of workspace.rows."""
     if workspace.parameters is not parameters:
-        workspace.parameters = parameters
-        workspace.job[0] = address(parameters)
-        workspace.entry = _forward.address(network.dtype)
-    threads, flops = 1, 0
+        row_flops = forward_flops(network.widths, 1)
+        job = address(parameters), *workspace.tables, 0, 0, 0, _forward.address(network.dtype), row_flops
+        workspace.keep(parameters, job)
+    team, size = 0, 1
     if len(x) > workspace.rows_alone:
-        block, flops = min(len(x), workspace.rows), forward_flops(network.widths, len(x))
-        if parameters.nbytes >= PARALLEL_BYTES:
-            threads = get_num_threads()
-        else:
-            threads = threads_for(forward_flops(network.widths, block), -(-len(x) // block))
-        threads = min(threads, workspace.products.threads)
-    if x.flags.writeable:
-        team, size = members(threads)
-        _forward_arrays(team, workspace.entry, workspace.job_address, x, out, size, flops >= LONG_FLOPS)
-    else:  # a type of its own to compiled code
-        workspace.job[[X, ROWS_OF_X, OUT]] = address(x), len(x), address(out)
-        conduct(workspace.entry, workspace.job_address, threads, flops)
+        team, size = members(min(_threads(network, parameters, len(x), workspace), workspace.products.threads))
+    _forward_arrays(team, size, workspace.job_address, x, out)
+
+
+def _threads(network: Network, parameters: np.ndarray, rows: int, workspace: Workspace) -> int:
+    if parameters.nbytes >= PARALLEL_BYTES:
+        return get_num_threads()
+    block = min(rows, workspace.rows)
+    return threads_for(forward_flops(network.widths, block), -(-rows // block))

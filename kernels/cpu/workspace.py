@@ -88,7 +88,7 @@ class Workspace:
     """Buffers for batches of up to `rows` rows of a network, allocated once; without `training` only for `forward`.
 
     `tables` are the addresses of the layers' table and the plan that `forward` and row-major training read; `across` is
-    the same for training a network that runs across the batch, else None. `forward` keeps its `job` and `entry` for the
+    the same for training a network that runs across the batch, else None. `forward` keeps its job for the
     `parameters` it had last, and shares no call of up to `rows_alone` rows.
     """
 
@@ -111,9 +111,7 @@ class Workspace:
         large = network.size * dtype.itemsize >= PARALLEL_BYTES
         self.rows_alone = 0 if large else (PARALLEL_FLOPS - 1) // forward_flops(widths, 1)
         self.parameters: np.ndarray | None = None
-        self.entry = 0
-        self.job = np.array((0, *self.tables, 0, 0, 0), np.int64)
-        self.job_address = address(self.job)
+        self.job_address = 0
         shapes = [(layer.inputs, layer.outputs) for layer in layers]
         if training:
             shapes += [(layer.outputs, layer.inputs) for layer in layers]
@@ -132,6 +130,11 @@ class Workspace:
             plan[GRADIENT1] = self._new(rows * max(widths[2::2], default=0), dtype)
             plan[PARTIAL] = self._new(MOST_CHUNKS, np.dtype(np.float64))
         self.nbytes = sum(buffer.nbytes for buffer in self._buffers) + self.products.nbytes
+
+    def keep(self, parameters: np.ndarray, job: tuple[int, ...]) -> None:
+        """Keep the job of a forward pass by these parameters."""
+        self.parameters, self._job = parameters, np.array(job, np.int64)
+        self.job_address = address(self._job)
 
     def kept(self, role: str, array: np.ndarray) -> int:
         """The array's address, which is asked for once while the same array plays this role."""
