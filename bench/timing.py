@@ -10,6 +10,10 @@ REST_S, MOST_RESTS = 0.01, 50
 """Before each call the process sleeps so long, and again while threads of its own are busy meanwhile: OpenBLAS's spin
 for 2^28 cycles after a call, 0.1 s, and would take a core from the next call, which may be the other side's."""
 
+WARM_S, LONG_S = 0.003, 0.05
+"""After a rest the core is slow and its caches are empty: the call is first made untimed, again and again for so long.
+Once it has taken longer than the second it is not, for then that matters little."""
+
 AT_REST = 0.1
 """The share of a rest that the process's threads may be busy."""
 
@@ -62,17 +66,18 @@ def interleave(
 ) -> list[Timing]:
     """Time each of `calls` in turn, over and over, until `budget_s` seconds are gone.
 
-    At least `least` rounds are made and at most `most`. One untimed round warms up first. A garbage collection is not
-    kept away: users have it too.
+    At least `least` rounds are made and at most `most`. One untimed round comes first, and short calls are warmed up
+    before each. A garbage collection is not kept away: users have it too.
     """
-    for call in calls:
-        call()
+    long = [seconds(call) > LONG_S for call in calls]
     timings = [Timing([], []) for _ in calls]
     deadline = time.perf_counter() + budget_s
     rounds = 0
     while rounds < least or (rounds < most and time.perf_counter() < deadline):
-        for call, timing in zip(calls, timings, strict=True):
+        for call, timing, is_long in zip(calls, timings, long, strict=True):
             rest()
+            if not is_long:
+                _warm(call)
             cores_start, start = time.process_time_ns(), time.perf_counter_ns()
             call()
             stop, cores_stop = time.perf_counter_ns(), time.process_time_ns()
@@ -80,6 +85,14 @@ def interleave(
             timing.cores.append((cores_stop - cores_start) * 1e-9)
         rounds += 1
     return timings
+
+
+def _warm(call: Callable[[], object]) -> None:
+    end = time.perf_counter_ns() + int(WARM_S * 1e9)
+    while True:
+        call()
+        if time.perf_counter_ns() >= end:
+            break
 
 
 SAMPLE_S = 1e-3

@@ -48,10 +48,17 @@ def side_of(row, role):
 # Timing
 
 
-def test_calls_take_turns_after_one_warm_up_round():
+def test_calls_take_turns_after_one_warm_up_round(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
     calls = []
-    interleave([lambda: calls.append("A"), lambda: calls.append("B")], budget_s=0, least=4)
-    assert "".join(calls) == "AB" + "ABAB" + "ABAB"
+
+    def call(name, wall_s):
+        calls.append(name)
+        clock.spend(int(wall_s * 1e9), 0)
+
+    interleave([lambda: call("A", 1), lambda: call("B", 0.002)], budget_s=0, least=4)
+    assert "".join(calls) == "AB" + 4 * "ABBB", "a long call is warm, a short one is made until it is"
 
 
 def test_a_large_budget_ends_at_the_most_and_a_spent_one_at_the_least():
