@@ -9,7 +9,18 @@ from .activations import copy_block, multiply_by_derivative
 from .compile import entry, jit
 from .layer import forward_layer, input_gradient, update_layer
 from .losses import chunk_rows, mean_loss, rows_loss
-from .simd import address_of, float64_at, int64_at, pointer_at
+from .simd import (
+    address_of,
+    float64_at,
+    int64_at,
+    lanes,
+    load,
+    load_first,
+    pointer_at,
+    prefetch,
+    store,
+    store_first,
+)
 from .tables import (
     ACTIVATION,
     BATCH_LABELS,
@@ -34,8 +45,21 @@ from .tables import (
 from .team import claim, finish, move_on, run
 from .workspace import Workspace, address
 
-GATHER_ROWS = 64
-"""Rows of a batch that one chunk gathers."""
+GATHER_ROWS, GATHER_AHEAD = 16, 2
+"""Rows of a batch that one chunk gathers, and by how many a row is asked for before it is copied: they lie anywhere."""
+
+
+@jit
+def _copy_row(k, source, later, target):
+    """target[k] = source[k]; asks for later[k] on the way."""
+    count = lanes(source)
+    whole = k // count * count
+    for j in range(0, whole, count):
+        prefetch(later + j)
+        store(target + j, load(source + j))
+    if whole < k:
+        prefetch(later + whole)
+        store_first(target + whole, load_first(source + whole, k - whole), k - whole)
 
 
 @jit
@@ -46,7 +70,7 @@ def _gather(shared, me, n, order, x, k, batch_x, target, m, batch_target, labels
     while chunk >= 0:
         for i in range(chunk * GATHER_ROWS, min(n, (chunk + 1) * GATHER_ROWS)):
             row = order[i]
-            copy_block(1, k, x + row * k, 0, batch_x + i * k, 0)
+            _copy_row(k, x + row * k, x + order[min(i + GATHER_AHEAD, n - 1)] * k, batch_x + i * k)
             if address_of(labels) != 0:
                 batch_labels[i] = labels[row]
             else:
@@ -179,7 +203,7 @@ def _run(
         job,
         step_flops(network.widths, min(batch_size, len(x))),
         len(losses),
-        workspace.products.threads,
+        workspace.most_members,
     )
 
 

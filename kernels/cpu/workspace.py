@@ -10,7 +10,7 @@ from ..network import Network, Optimizer, aligned_zeros
 from .across import block_rows, chunk_rows, gradient_row, padded, padded_rows, runs_across
 from .losses import MOST_CHUNKS
 from .optimizers import settings_of
-from .product import PANEL, pack_capacity, scratch_size
+from .product import BROAD, pack_capacity, scratch_size
 from .simd import VECTOR_BYTES
 from .tables import (
     ARENA_SIZE,
@@ -59,7 +59,7 @@ class Products:
         self.capacity = pack_capacity(shapes, dtype.itemsize)
         self.packed = aligned_zeros(self.capacity, dtype)
         self.scratch = aligned_zeros(get_num_threads() * scratch_size(dtype.itemsize), dtype)
-        self.zeros = aligned_zeros(PANEL * VECTOR_BYTES // dtype.itemsize, dtype)
+        self.zeros = aligned_zeros(BROAD * VECTOR_BYTES // dtype.itemsize, dtype)
         self.threads = get_num_threads()
         self.addresses = address(self.zeros), address(self.packed), self.capacity, address(self.scratch)
         self.job = np.array((*self.addresses, *[0] * 10), np.int64)
@@ -89,7 +89,7 @@ class Workspace:
 
     `tables` are the addresses of the layers' table and the plan that `forward` and row-major training read; `across` is
     the same for training a network that runs across the batch, else None. `forward` keeps its job for the
-    `parameters` it had last, and shares no call of up to `rows_alone` rows.
+    `parameters` it had last, and shares no call of up to `rows_alone` rows. Training can employ `most_members`.
     """
 
     def __init__(self, network: Network, rows: int, training: bool):
@@ -117,6 +117,7 @@ class Workspace:
             shapes += [(layer.outputs, layer.inputs) for layer in layers]
             shapes += [(rows, layer.outputs) for layer in layers]
         self.products = Products(dtype, [] if across else shapes)
+        self.most_members = self.products.threads
         plan[ROWS] = held
         plan[ZEROS], plan[PACKED], plan[CAPACITY], plan[SCRATCH] = self.products.addresses
         self.across: tuple[int, int] | None = None
@@ -195,6 +196,7 @@ class Workspace:
         ]
         layers[:, GRADIENT] = np.cumsum([0, *sizes[:-1]])
         chunks = -(-rows // chunk_rows.py_func(rows, most))
+        self.most_members = min(self.most_members, chunks)
         plan[COPIES], plan[COPY_SIZE] = self._new(chunks * sum(sizes), dtype), sum(sizes)
         plan[PARTIAL] = self._new(chunks, np.dtype(np.float64))
         return self._kept(layers, plan)
