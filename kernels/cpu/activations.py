@@ -7,7 +7,7 @@ import numpy as np
 from ..contract import ACTIVATIONS, LEAKY_SLOPE
 from .compile import jit
 from .elementary import SINE_END, cos, erf, exp, sigmoid, sin, softplus, tanh
-from .simd import absolute, any_lane, element, fma, lanes, load_first, select, store_first
+from .simd import absolute, any_lane, element, fma, lanes, load_first, select, specialised, store_first
 
 IDENTITY, RELU, LEAKY_RELU, TANH, SIGMOID, GELU, SILU, SOFTPLUS, SINE = (
     ACTIVATIONS[name].code
@@ -39,13 +39,18 @@ def _silu(z):
 
 
 @jit
-def _map_block(rows, columns, block, block_row, function):
-    """Block = function(block), vector by vector."""
-    for i in range(rows):
-        row = block + i * block_row
-        for j in range(0, columns, lanes(block)):
-            count = min(lanes(block), columns - j)
-            store_first(row + j, function(load_first(row + j, count)), count)
+def _activated(code, z):
+    if code == RELU:
+        return _relu(z)
+    if code == LEAKY_RELU:
+        return _leaky_relu(z)
+    if code == TANH:
+        return tanh(z)
+    if code == SIGMOID:
+        return sigmoid(z)
+    if code == GELU:
+        return _gelu(z)
+    return _silu(z) if code == SILU else softplus(z)
 
 
 @jit
@@ -78,24 +83,24 @@ def copy_block(rows, columns, source, source_row, target, target_row):
 
 
 @jit
+def _activate_block(code, rows, columns, block, block_row):
+    specialised()
+    for i in range(rows):
+        row = block + i * block_row
+        for j in range(0, columns, lanes(block)):
+            count = min(lanes(block), columns - j)
+            store_first(row + j, _activated(code, load_first(row + j, count)), count)
+
+
+@jit
 def activate(code, rows, columns, block, block_row):
     """Block = activation(block)."""
-    if code == RELU:
-        _map_block(rows, columns, block, block_row, _relu)
-    elif code == LEAKY_RELU:
-        _map_block(rows, columns, block, block_row, _leaky_relu)
-    elif code == TANH:
-        _map_block(rows, columns, block, block_row, tanh)
-    elif code == SIGMOID:
-        _map_block(rows, columns, block, block_row, sigmoid)
-    elif code == GELU:
-        _map_block(rows, columns, block, block_row, _gelu)
-    elif code == SILU:
-        _map_block(rows, columns, block, block_row, _silu)
-    elif code == SOFTPLUS:
-        _map_block(rows, columns, block, block_row, softplus)
-    elif code == SINE:
+    if code == SINE:
         _sine_block(rows, columns, block, block_row)
+    elif code == RELU:  # so cheap that to choose the function for each vector would show
+        _activate_block(RELU, rows, columns, block, block_row)
+    elif code != IDENTITY:
+        _activate_block(code, rows, columns, block, block_row)
 
 
 @jit
@@ -138,13 +143,18 @@ def _softplus_back(dy, z):
 
 
 @jit
-def _map_back(rows, columns, block, block_row, saved, saved_row, function):
-    """Block = function(block, saved), vector by vector."""
-    for i in range(rows):
-        row, saved_at = block + i * block_row, saved + i * saved_row
-        for j in range(0, columns, lanes(block)):
-            count = min(lanes(block), columns - j)
-            store_first(row + j, function(load_first(row + j, count), load_first(saved_at + j, count)), count)
+def _back(code, dy, saved):
+    if code == RELU:
+        return _relu_back(dy, saved)
+    if code == LEAKY_RELU:
+        return _leaky_relu_back(dy, saved)
+    if code == TANH:
+        return _tanh_back(dy, saved)
+    if code == SIGMOID:
+        return _sigmoid_back(dy, saved)
+    if code == GELU:
+        return _gelu_back(dy, saved)
+    return _silu_back(dy, saved) if code == SILU else _softplus_back(dy, saved)
 
 
 @jit
@@ -162,21 +172,21 @@ def _sine_back(rows, columns, block, block_row, saved, saved_row):
 
 
 @jit
+def _back_block(code, rows, columns, block, block_row, saved, saved_row):
+    specialised()
+    for i in range(rows):
+        row, saved_at = block + i * block_row, saved + i * saved_row
+        for j in range(0, columns, lanes(block)):
+            count = min(lanes(block), columns - j)
+            store_first(row + j, _back(code, load_first(row + j, count), load_first(saved_at + j, count)), count)
+
+
+@jit
 def multiply_by_derivative(code, rows, columns, block, block_row, saved, saved_row):
     """Block = block * activation'(saved), where saved is y, or z for the activations that need it."""
-    if code == RELU:
-        _map_back(rows, columns, block, block_row, saved, saved_row, _relu_back)
-    elif code == LEAKY_RELU:
-        _map_back(rows, columns, block, block_row, saved, saved_row, _leaky_relu_back)
-    elif code == TANH:
-        _map_back(rows, columns, block, block_row, saved, saved_row, _tanh_back)
-    elif code == SIGMOID:
-        _map_back(rows, columns, block, block_row, saved, saved_row, _sigmoid_back)
-    elif code == GELU:
-        _map_back(rows, columns, block, block_row, saved, saved_row, _gelu_back)
-    elif code == SILU:
-        _map_back(rows, columns, block, block_row, saved, saved_row, _silu_back)
-    elif code == SOFTPLUS:
-        _map_back(rows, columns, block, block_row, saved, saved_row, _softplus_back)
-    elif code == SINE:
+    if code == SINE:
         _sine_back(rows, columns, block, block_row, saved, saved_row)
+    elif code == RELU:
+        _back_block(RELU, rows, columns, block, block_row, saved, saved_row)
+    elif code != IDENTITY:
+        _back_block(code, rows, columns, block, block_row, saved, saved_row)
