@@ -22,6 +22,7 @@ from fastmlp.bench.training import Trial
 from fastmlp.bench.workloads import LARGE, PRODUCTS, SIZES, STANDARD, SUITES, TRAINING, Workload
 from fastmlp.errors import ArgumentError, FastMLPError
 from fastmlp.kernels import backend as backends
+from fastmlp.kernels import cores
 from fastmlp.kernels.contract import OPERATIONS, forward_flops, step_flops
 from fastmlp.kernels.cores import get_num_threads
 
@@ -486,7 +487,7 @@ def test_one_thread_stands_beside_all(monkeypatch):
     monkeypatch.setattr(module, "matmul", lambda *_: threads.append(get_num_threads()))
     monkeypatch.setattr(products, "judge", lambda *_: {"agree": True, "error_over_allowed": 0.0})
     monkeypatch.setattr(products, "repeated", lambda call: (call, 1))
-    monkeypatch.setenv("FASTMLP_NUM_THREADS", "3")
+    monkeypatch.setattr(cores, "_from_environment", lambda: 3)
     (made,) = rows("square-64", backend="cpu", threads=3)
     assert threads[-2:] == [3, 1]
     assert get_num_threads() == 3
@@ -519,6 +520,7 @@ def test_a_cold_start_is_a_process_of_its_own_with_an_empty_cache(monkeypatch):
         return "1024"
 
     monkeypatch.setattr(processes, "_run", fake)
+    monkeypatch.setattr(timing, "LONG_S", -1)  # as processes take
     (made,) = rows("first-step", backend="cpu", peers=(Plain(),))
     assert [side["side"] for side in made["sides"]] == ["numpy", "plain", "cpu", "cpu, empty cache"]
     assert made["unit"] == "s"

@@ -66,6 +66,11 @@ class _WholeLibrary(JITCodeLibrary):
         self._linking_libraries = list(gathered)
         super().finalize()
 
+    def _optimize_final_module(self):
+        """Once: Numba optimises twice, for the sake of reference counts, which kernels do not have."""
+        passes, builder = self._codegen._module_pass_manager()
+        passes.run(self._final_module, builder)
+
 
 @register_pass(mutates_CFG=False, analysis_only=True)
 class _PublishPiece(AnalysisPass):
