@@ -27,6 +27,9 @@ def _stages(dtype: str) -> Iterator[str]:
         net = MLP(widths, dtype=dtype, backend="cpu")
         x, t = np.ones((2, widths[0]), dtype), np.ones((2, widths[1]), dtype)
         net.train_step(x, t)
+        net.gradients(x, t)
+    labels = np.zeros(2, np.int64)
+    MLP(widths, loss="cross_entropy", dtype=dtype, backend="cpu").train_step(x, labels)
     yield "prediction"
     net.predict(np.ones((200_000, 3), dtype))
     x.flags.writeable = False  # another type to compiled code

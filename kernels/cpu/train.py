@@ -43,7 +43,7 @@ from .tables import (
     ZEROS,
 )
 from .team import claim, finish, move_on, run
-from .workspace import Workspace, address
+from .workspace import Workspace, address, quick_address
 
 GATHER_ROWS, GATHER_AHEAD = 16, 2
 """Rows of a batch that one chunk gathers, and by how many a row is asked for before it is copied: they lie anywhere."""
@@ -190,11 +190,12 @@ def _run(
     losses: np.ndarray,
     workspace: Workspace,
 ) -> None:
-    target_address, label_address = (0, address(target)) if target.ndim == 1 else (address(target), 0)
+    target_at = quick_address(target)
+    target_address, label_address = (0, target_at) if target.ndim == 1 else (target_at, 0)
     job = (
         workspace.kept("parameters", parameters), parameters.size, state_address,
         workspace.settings(optimizer, code), workspace.kept("losses", losses), len(losses),
-        *(workspace.tables if workspace.across is None else workspace.across), address(x), target_address,
+        *(workspace.tables if workspace.across is None else workspace.across), quick_address(x), target_address,
         label_address, 0 if order is None else address(order), len(x), start, batch_size, updates,
     )  # fmt: skip
     run(
@@ -241,12 +242,11 @@ def gradients(
     workspace: Workspace,
 ) -> float:
     """J of one batch x[n, inputs], and dJ/dparameters written to `gradient` in the flat layout, without the L2 term."""
-    losses = np.empty(1)
     if len(x) == 0:
         gradient[:] = np.nan
         return float("nan")
     _run(
-        network, _NO_OPTIMIZER, GRADIENT_CODE, parameters, address(gradient), 0, x, target, None, 0,
-        len(x), losses, workspace,
+        network, _NO_OPTIMIZER, GRADIENT_CODE, parameters, quick_address(gradient), 0, x, target, None, 0,
+        len(x), workspace.value, workspace,
     )  # fmt: skip
-    return float(losses[0])
+    return float(workspace.value[0])

@@ -8,10 +8,11 @@ from ..contract import ACTIVATIONS, LOSSES, forward_flops
 from ..cores import get_num_threads
 from ..network import Network, Optimizer, aligned_zeros
 from .across import block_rows, chunk_rows, gradient_row, padded, padded_rows, runs_across
+from .compile import called
 from .losses import MOST_CHUNKS
 from .optimizers import settings_of
 from .product import BROAD, pack_capacity, scratch_size
-from .simd import VECTOR_BYTES
+from .simd import VECTOR_BYTES, address_of, pointer
 from .tables import (
     ARENA_SIZE,
     ARENAS,
@@ -45,6 +46,12 @@ FORWARD_ROWS = 256
 def address(array: np.ndarray) -> int:
     """The address of an array's first byte: compiled code is specialised on arrays, read-only or not, but not on it."""
     return array.__array_interface__["data"][0]
+
+
+@called
+def quick_address(array):
+    """The address of an array's first byte, six times as soon; compiled for each type of array it is called with."""
+    return address_of(pointer(array))
 
 
 class Products:
@@ -89,13 +96,15 @@ class Workspace:
 
     `tables` are the addresses of the layers' table and the plan that `forward` and row-major training read; `across` is
     the same for training a network that runs across the batch, else None. `forward` keeps its job for the
-    `parameters` it had last, and shares no call of up to `rows_alone` rows. Training can employ `most_members`.
+    `parameters` it had last, and shares no call of up to `rows_alone` rows. Training can employ `most_members`;
+    `gradients` writes its loss to `value`.
     """
 
     def __init__(self, network: Network, rows: int, training: bool):
         dtype, widths, layers = network.dtype, network.widths, network.layers
         self.rows = rows
         self._buffers: list[np.ndarray] = []
+        self.value = np.zeros(1)
         self._roles: dict[str, tuple[np.ndarray, int]] = {}
         self._settings: tuple[Optimizer, int, np.ndarray] | None = None
         across = training and runs_across(network)
