@@ -12,7 +12,7 @@ from ..kernels import backend as backends
 from ..kernels.cores import num_threads
 from .energy import Meter
 from .peers import Peer
-from .timing import Spread, Timing, fastest, interleave, ratio
+from .timing import Spread, Timing, fastest, interleave, ratio, repeated
 
 REFERENCE = "numpy"
 
@@ -151,6 +151,34 @@ def enter_ways(
     wrong = [way for way in ways if not agreements[way]["agree"]]
     way = wrong[0] if wrong else fastest(ways)
     return Side(name, "peer", ways[way], threads, way=way, agreement=agreements[way])
+
+
+def sides_of_calls(
+    setting: Setting,
+    reference: Callable[[], object],
+    ways_of: Callable[[Peer], Mapping[str, Callable[[], Any]]],
+    exact: np.ndarray,
+    ours: Callable[[], object],
+    agreement: dict[str, Any],
+    first_call_s: float,
+) -> list[Side]:
+    """Everyone who makes a call that may be short: the reference, peers who come close to `exact`, and the backend."""
+    sides = [Side(REFERENCE, "reference", reference, setting.threads)]
+    for peer in setting.peers:
+        ways = ways_of(peer)
+        agreements = {way: judge_peer(None, [exact], [peer.as_numpy(call())]) for way, call in ways.items()}
+        side = enter_ways(peer.name, setting.threads, ways, agreements)
+        if side is not None:
+            sides.append(side)
+    sides.append(
+        Side(setting.backend, "backend", ours, setting.threads, agreement=agreement, first_call_s=first_call_s)
+    )
+    for side in sides:
+        side.call, side.count = repeated(side.call)
+    if setting.alone:
+        alone, count = repeated(ours)
+        sides.append(Side(f"{setting.backend}, 1 thread", "variant", setting.on_one_thread(alone), 1, count))
+    return sides
 
 
 def contest(

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ..kernels.contract import forward_flops
-from .contest import REFERENCE, Setting, Side, contest, enter_ways, judge, judge_peer
-from .timing import repeated, seconds
+from .contest import REFERENCE, Setting, contest, judge, sides_of_calls
+from .timing import seconds
 from .training import new_network
 from .workloads import Workload
 
@@ -28,22 +28,15 @@ def infer_row(workload: Workload, setting: Setting) -> dict[str, Any]:
     first_call_s = seconds(lambda: received.append(ours.predict(x_)))
     agreement = judge(dtype, [single], [double], received)
 
-    sides = [Side(REFERENCE, "reference", reference, setting.threads)]
-    for peer in setting.peers:
-        ways = peer.predictions(workload, weights, biases, x_)
-        agreements = {way: judge_peer(None, [double], [peer.as_numpy(call())]) for way, call in ways.items()}
-        side = enter_ways(peer.name, setting.threads, ways, agreements)
-        if side is not None:
-            sides.append(side)
-    call = lambda: ours.predict(x_)  # noqa: E731
-    sides.append(
-        Side(setting.backend, "backend", call, setting.threads, agreement=agreement, first_call_s=first_call_s)
+    sides = sides_of_calls(
+        setting,
+        reference,
+        lambda peer: peer.predictions(workload, weights, biases, x_),
+        double,
+        lambda: ours.predict(x_),
+        agreement,
+        first_call_s,
     )
-    for side in sides:
-        side.call, side.count = repeated(side.call)
-    if setting.alone:
-        alone, count = repeated(call)
-        sides.append(Side(f"{setting.backend}, 1 thread", "variant", setting.on_one_thread(alone), 1, count))
     setting.tell(f"{workload.name}: how fast is it?")
     row = {
         "suite": "infer",

@@ -7,8 +7,8 @@ import numpy as np
 from ..kernels import matmul
 from ..kernels.contract import OPERATIONS
 from ..kernels.network import aligned_zeros
-from .contest import REFERENCE, Setting, Side, contest, enter_ways, judge, judge_peer
-from .timing import repeated, seconds
+from .contest import Setting, contest, judge, sides_of_calls
+from .timing import seconds
 from .workloads import Product
 
 
@@ -31,21 +31,15 @@ def product_row(product: Product, setting: Setting) -> dict[str, Any]:
     first_call_s = seconds(call)
     single, double = ((left.astype(kind) @ right.astype(kind)) for kind in ("float32", "float64"))
     agreement = judge(dtype, [single], [double], [ours])
-    sides = [Side(REFERENCE, "reference", lambda: np.matmul(left, right, out=out), setting.threads)]
-    for peer in setting.peers:
-        ways = peer.products(a, b, product.transpose_a, product.transpose_b)
-        agreements = {way: judge_peer(None, [double], [peer.as_numpy(times())]) for way, times in ways.items()}
-        side = enter_ways(peer.name, setting.threads, ways, agreements)
-        if side is not None:
-            sides.append(side)
-    sides.append(
-        Side(setting.backend, "backend", call, setting.threads, agreement=agreement, first_call_s=first_call_s)
+    sides = sides_of_calls(
+        setting,
+        lambda: np.matmul(left, right, out=out),
+        lambda peer: peer.products(a, b, product.transpose_a, product.transpose_b),
+        double,
+        call,
+        agreement,
+        first_call_s,
     )
-    for side in sides:
-        side.call, side.count = repeated(side.call)
-    if setting.alone:
-        alone, count = repeated(call)
-        sides.append(Side(f"{setting.backend}, 1 thread", "variant", setting.on_one_thread(alone), 1, count))
     setting.tell(f"{product.name}: how fast is it?")
     row = {
         "suite": "kernels",

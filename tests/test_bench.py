@@ -486,7 +486,7 @@ def test_one_thread_stands_beside_all(monkeypatch):
     monkeypatch.setattr(contest, "interleave", spy)
     monkeypatch.setattr(module, "matmul", lambda *_: threads.append(get_num_threads()))
     monkeypatch.setattr(products, "judge", lambda *_: {"agree": True, "error_over_allowed": 0.0})
-    monkeypatch.setattr(products, "repeated", lambda call: (call, 1))
+    monkeypatch.setattr(contest, "repeated", lambda call: (call, 1))
     monkeypatch.setattr(cores, "_from_environment", lambda: 3)
     (made,) = rows("square-64", backend="cpu", threads=3)
     assert threads[-2:] == [3, 1]
