@@ -463,7 +463,7 @@ def test_every_suite_holds_both_backends_and_a_peer_to_the_numbers(monkeypatch, 
 
 def test_the_work_of_each_suite_is_that_of_the_contract(monkeypatch):
     monkeypatch.setattr(contest, "interleave", known_timings)
-    for module in ("inference", "products", "training"):
+    for module in ("contest", "training"):
         monkeypatch.setattr(f"fastmlp.bench.{module}.repeated", lambda call: (call, 10))
     for name, flops in {
         "deep-b1": forward_flops(DEEP.widths, 1),
