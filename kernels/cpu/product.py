@@ -232,11 +232,9 @@ def _chunk_shape(rows, columns, depth, group):
     """(rows, panels) of a chunk, from the product's shape alone: nearly the same number of tiles for each."""
     tiles, panels = max(-(-rows // TALL), 1), max(-(-columns // group), 1)
     most = max(tiles * panels // CHUNKS, -(-CHUNK_WORK // max(TALL * group * depth, 1)))
-    if rows == 1:
-        most = max(most, BROAD // PANEL)
-    most_across = min(most, BLOCK_PANELS, panels)
-    most_down = min(max(most // most_across, 1), BLOCK_TILES)
-    return TALL * -(-tiles // -(-tiles // most_down)), -(-panels // -(-panels // most_across))
+    down = min(most, BLOCK_TILES, tiles)
+    across = min(max(most // down, BROAD // PANEL if rows == 1 else 1), BLOCK_PANELS, panels)
+    return TALL * -(-tiles // -(-tiles // down)), -(-panels // -(-panels // across))
 
 
 @jit
