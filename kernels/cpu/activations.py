@@ -97,8 +97,12 @@ def activate(code, rows, columns, block, block_row):
     """Block = activation(block)."""
     if code == SINE:
         _sine_block(rows, columns, block, block_row)
-    elif code == RELU:  # so cheap that to choose the function for each vector would show
+    elif code == RELU:  # to choose the function for each vector would show with the most frequent ones
         _activate_block(RELU, rows, columns, block, block_row)
+    elif code == TANH:
+        _activate_block(TANH, rows, columns, block, block_row)
+    elif code == SIGMOID:
+        _activate_block(SIGMOID, rows, columns, block, block_row)
     elif code != IDENTITY:
         _activate_block(code, rows, columns, block, block_row)
 
@@ -188,5 +192,9 @@ def multiply_by_derivative(code, rows, columns, block, block_row, saved, saved_r
         _sine_back(rows, columns, block, block_row, saved, saved_row)
     elif code == RELU:
         _back_block(RELU, rows, columns, block, block_row, saved, saved_row)
+    elif code == TANH:
+        _back_block(TANH, rows, columns, block, block_row, saved, saved_row)
+    elif code == SIGMOID:
+        _back_block(SIGMOID, rows, columns, block, block_row, saved, saved_row)
     elif code != IDENTITY:
         _back_block(code, rows, columns, block, block_row, saved, saved_row)
