@@ -48,6 +48,7 @@ def software() -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """The processor: model, cores, caches in KiB (one core's own, or the shared one), instruction sets."""
+    from .kernels.caches import caches
     from .kernels.cores import usable_cores
 
     return {
@@ -65,27 +66,10 @@ def cpu_model() -> str | None:
     if platform.system() == "Linux":
         return _cpuinfo("model name") or platform.processor() or None
     if platform.system() == "Darwin":
-        return _sysctl("machdep.cpu.brand_string")
+        from .kernels.caches import sysctl
+
+        return sysctl("machdep.cpu.brand_string")
     return platform.processor() or None
-
-
-def caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:
-    """Sizes in KiB by name: L1d, L1i, L2, L3. Empty where the system does not tell."""
-    found = {}
-    for index in sorted(root.glob("index[0-9]*")):
-        try:
-            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-        except OSError:
-            continue
-        unit = {"K": 1, "M": 1024}.get(size[-1:])
-        if unit is not None:
-            found[f"L{level}" + {"Data": "d", "Instruction": "i"}.get(kind, "")] = int(size[:-1]) * unit
-    if not found and platform.system() == "Darwin":
-        for name, key in (("L1d", "hw.l1dcachesize"), ("L1i", "hw.l1icachesize"), ("L2", "hw.l2cachesize")):
-            number = _sysctl(key)
-            if number:
-                found[name] = int(number) // 1024
-    return found
 
 
 def instruction_sets() -> list[str] | None:
@@ -125,15 +109,3 @@ def _cpuinfo(key: str) -> str | None:
         return None
     match = re.search(rf"^{re.escape(key)}\s*:\s*(.+)$", text, re.MULTILINE)
     return match[1].strip() if match else None
-
-
-def _sysctl(key: str) -> str | None:
-    """One value of macOS's sysctl."""
-    library = ctypes.CDLL(None)
-    size = ctypes.c_size_t(256)
-    buffer = ctypes.create_string_buffer(size.value)
-    if library.sysctlbyname(key.encode(), buffer, ctypes.byref(size), None, 0) != 0:
-        return None
-    if key.startswith("hw."):
-        return str(int.from_bytes(buffer.raw[: size.value], "little"))
-    return buffer.value.decode()

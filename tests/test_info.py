@@ -35,22 +35,9 @@ def test_usable_cores_obey_mask_and_quota(tmp_path, monkeypatch):
         assert cores.usable_cores(tmp_path) == expected
 
 
-def test_caches(tmp_path):
-    for index, (level, kind, size) in enumerate(
-        [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2048K"), ("3", "Unified", "32M")]
-    ):
-        folder = tmp_path / f"index{index}"
-        folder.mkdir()
-        for name, text in (("level", level), ("type", kind), ("size", size)):
-            (folder / name).write_text(text + "\n")
-    (tmp_path / "index4").mkdir()  # one that tells nothing
-    assert info.caches(tmp_path) == {"L1d": 48, "L1i": 32, "L2": 2048, "L3": 32768}
-
-
 def test_nothing_published_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr(info, "_cpuinfo", lambda key: None)
-    assert info.caches(tmp_path / "absent") == {}
     assert cores.cgroup_quota(tmp_path / "absent") is None
     facts = info.machine()
     assert facts["usable_cores"] >= 1

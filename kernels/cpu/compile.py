@@ -36,6 +36,7 @@ from numba.core.serialize import dumps
 from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic
 
+from ..caches import USUAL_KIB, cache_bytes
 from .simd import I64, VECTOR_BYTES, Pointer
 
 
@@ -243,7 +244,8 @@ def _state_digest() -> str:
     digest = hashlib.sha256()
     versions = (sys.version, np.__version__, numba.__version__, llvmlite.__version__)
     cpu = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), VECTOR_BYTES)
-    digest.update(repr((versions, cpu)).encode())
+    sizes = [cache_bytes(name) for name in USUAL_KIB]
+    digest.update(repr((versions, cpu, sizes)).encode())
     kernels = Path(__file__).parent.parent
     for source in [*sorted(kernels.glob("*.py")), *sorted(kernels.glob("cpu/*.py"))]:
         digest.update(source.read_bytes())

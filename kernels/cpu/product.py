@@ -10,6 +10,7 @@ Tiling after K. Goto and R. van de Geijn, "Anatomy of high-performance matrix mu
 
 import numpy as np
 
+from ..caches import cache_bytes
 from .compile import jit
 from .simd import (
     VECTOR_BYTES,
@@ -217,8 +218,10 @@ def _multiply_block(
             i += count
 
 
-BLOCK_TILES, BLOCK_PANELS = 5, 8
-"""Tall tiles and panels in a chunk, at most: 60 rows x 1 KiB of A and 8 x 32 KiB of B fill a third of a 1 MiB L2."""
+BLOCK_TILES = 5
+BLOCK_PANELS = min(max(cache_bytes("L2") // (4 * BLOCK_DEPTH * PANEL * VECTOR_BYTES), 2), 16)
+"""Tall tiles and panels in a chunk, at most: BLOCK_DEPTH rows of so many panels fill a quarter of L2, 8 x 32 KiB of one
+MiB, and what a chunk reads of A, 60 x 1 KiB, lies beside them."""
 
 CHUNKS = 32
 """Into so many chunks a product is cut if it can be: the members that are done wait for half of one on average."""
@@ -374,8 +377,9 @@ def product(
         finish(shared, me, chunks)
 
 
-MOST_PACKED = 4 << 20
-"""Bytes of packed panels at most, so that they stay in L3: wider products are done in slabs of columns."""
+MOST_PACKED = min(max(cache_bytes("L3") // 8, 1 << 20), 16 << 20)
+"""Bytes of packed panels at most, so that they stay in L3, which others use too: wider products are done in slabs of
+columns."""
 
 
 def pack_capacity(shapes: list[tuple[int, int]], itemsize: int) -> int:

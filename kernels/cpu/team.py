@@ -34,6 +34,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..caches import cache_bytes
 from ..cores import MAX_THREADS, get_num_threads
 from ..network import aligned_zeros
 from .compile import Entry, called, jit
@@ -367,8 +368,8 @@ def _dismiss(team):
 PARALLEL_FLOPS, PARALLEL_STEP = 2_000_000, 200_000
 """FLOPs of a call, and of each of its steps, below which meeting (0.2 us a phase) costs too much."""
 
-PARALLEL_BYTES = 1 << 19
-"""Bytes that a call reads from which on it is shared however few its FLOPs: one member's half may lie in its L2."""
+PARALLEL_BYTES = cache_bytes("L2") // 2
+"""Bytes that a call reads from which on it is shared however few its FLOPs: a member's part may then lie in its L2."""
 
 LONG_FLOPS = 8_000_000
 """FLOPs of a call, about 40 us, from which on sleeping workers are woken for it alone."""

@@ -1,0 +1,68 @@
+"""The machine's caches: read from the system, and what the kernels make of their sizes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastmlp.kernels import caches
+from fastmlp.kernels.cpu import compile as compilation
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_caches(tmp_path):
+    for index, (level, kind, size) in enumerate(
+        [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2048K"), ("3", "Unified", "32M")]
+    ):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        for name, text in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(text + "\n")
+    (tmp_path / "index4").mkdir()  # one that tells nothing
+    assert caches.caches(tmp_path) == {"L1d": 48, "L1i": 32, "L2": 2048, "L3": 32768}
+
+
+def test_where_nothing_is_told_the_usual_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(caches.platform, "system", lambda: "Linux")
+    assert caches.caches(tmp_path / "absent") == {}
+    monkeypatch.setattr(caches, "caches", lambda: {"L2": 512})
+    assert caches.cache_bytes.__wrapped__("L2") == 512 * 1024
+    assert caches.cache_bytes.__wrapped__("L3") == 32 * 1024 * 1024
+
+
+PROGRAM = """
+import numpy as np
+from fastmlp.kernels import caches
+caches.caches = lambda: {sizes}
+from fastmlp.kernels import matmul
+from fastmlp.kernels.cpu import product, team
+rng = np.random.default_rng(0)
+for n, k, m in ((1, 300, 700), (130, 600, 1100), (61, 1500, 900)):
+    a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((n, k), (k, m)))
+    assert (matmul(a, b) == a @ b).all()
+    assert (matmul(a, b.T.copy(), transpose_b=True) == a @ b).all()
+print(product.BLOCK_PANELS, product.MOST_PACKED >> 20, team.PARALLEL_BYTES >> 10)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [({"L2": 256, "L3": 2048}, "2 1 128"), ({}, "8 4 512"), ({"L2": 4096, "L3": 2**20}, "16 16 2048")],
+)
+def test_blocks_follow_the_caches_and_products_stay_right(sizes, expected, tmp_path):
+    """With AVX-512's panels, whatever the machine."""
+    variables = {"PYTHONPATH": str(ROOT), "FASTMLP_CACHE_DIR": str(tmp_path), "FASTMLP_VECTOR_BYTES": "64"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("{sizes}", repr(sizes))],
+        env=os.environ | variables, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == (expected, "")
+
+
+def test_kernels_compiled_for_other_caches_are_not_used(monkeypatch):
+    before = compilation._state_digest()
+    monkeypatch.setattr(compilation, "cache_bytes", lambda name: 7)
+    assert compilation._state_digest() != before
