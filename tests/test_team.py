@@ -151,6 +151,7 @@ def runs(monkeypatch):
 
     spy_on(team, "conduct")
     spy_on(sys.modules["fastmlp.kernels.cpu.forward"], "_forward_arrays")
+    spy_on(sys.modules["fastmlp.kernels.cpu.matmul"], "_matmul_arrays")
     monkeypatch.setattr(team, "LONG_FLOPS", 0)
     return sizes
 

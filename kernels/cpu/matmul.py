@@ -8,8 +8,8 @@ from .compile import called, entry
 from .layer import nothing_after, nothing_ahead
 from .product import product
 from .simd import address_of, int64_at, pointer, pointer_at
-from .team import PARALLEL_FLOPS, alone, run
-from .workspace import address, products_for
+from .team import LONG_FLOPS, conducted, members, threads_for
+from .workspace import products_for
 
 
 @entry
@@ -24,8 +24,11 @@ def _matmul(
 
 
 @called
-def _matmul_alone(entry, job, a, b, out, transpose_a, transpose_b):
-    """Complete the job with these arrays, as `matmul` does, and run it here: that costs a fifth of a microsecond."""
+def _matmul_arrays(team, size, entry, job, a, b, out, transpose_a, transpose_b):
+    """Complete the job with these arrays and run it; gives how many members it had.
+
+    Python would take a microsecond for each array's address.
+    """
     numbers = int64_at(job)
     n, m = out.shape
     k = a.shape[0] if transpose_a else a.shape[1]
@@ -33,19 +36,13 @@ def _matmul_alone(entry, job, a, b, out, transpose_a, transpose_b):
     numbers[7], numbers[10], numbers[13] = address_of(pointer(a)), address_of(pointer(b)), address_of(pointer(out))
     numbers[8], numbers[9] = (1, n) if transpose_a else (k, 1)
     numbers[11], numbers[12] = k if transpose_b else m, transpose_b
-    alone(entry, job)
+    return conducted(team, entry, job, size, 2 * n * k * m >= LONG_FLOPS)
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray, transpose_a: bool = False, transpose_b: bool = False) -> None:
     """out[n, m] = a @ b; the stored arrays are a[n, k] or a[k, n], b[k, m] or b[m, k]."""
     (n, m), k = out.shape, a.shape[0 if transpose_a else 1]
-    products = products_for(out.dtype, [(k, m)])
-    if 2 * n * k * m < PARALLEL_FLOPS and a.flags.writeable and b.flags.writeable:  # read-only is a type of its own
-        _matmul_alone(_matmul.address(out.dtype), products.job_address, a, b, out, transpose_a, transpose_b)
-        return
-    a_row, a_step = (1, n) if transpose_a else (k, 1)
-    job = (
-        *products.addresses, n, k, m, address(a), a_row, a_step,
-        address(b), k if transpose_b else m, transpose_b, address(out),
-    )  # fmt: skip
-    run(_matmul, out.dtype, job, OPERATIONS["matmul"].flops(n, k, m))
+    threads = threads_for(OPERATIONS["matmul"].flops(n, k, m))
+    products = products_for(out.dtype, [(k, m)], threads)
+    team, size = members(threads) if threads > 1 else (0, 1)
+    _matmul_arrays(team, size, _matmul.address(out.dtype), products.job_address, a, b, out, transpose_a, transpose_b)

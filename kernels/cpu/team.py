@@ -305,7 +305,7 @@ def _serve(team, rank):
 
 
 @jit
-def alone(entry, job):
+def _alone(entry, job):
     """A run of one member, without the team's memory."""
     me = _own_line()
     for index in range(LINE):
@@ -332,11 +332,11 @@ def conducted(team, entry, job, size, is_long):
     """
     shared = int64_at(team)
     if size == 1 or not atomic_replace(shared + TAKEN * LINE, 0, 1):
-        alone(entry, job)
+        _alone(entry, job)
         return 1
     if not _worth_waking(shared, is_long):
         atomic_replace(shared + TAKEN * LINE, 1, 0)
-        alone(entry, job)
+        _alone(entry, job)
         return 1
     (shared + JOB * LINE)[0], (shared + JOB * LINE)[1], (shared + JOB * LINE)[2] = entry, job, size
     for line in range(DONE, CLAIMS + size):

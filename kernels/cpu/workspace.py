@@ -77,11 +77,14 @@ class Products:
 _kept = threading.local()
 
 
-def products_for(dtype: np.dtype, shapes: list[tuple[int, int]]) -> Products:
-    """The calling thread's Products for a single operation: kept, since new memory costs more than a small product."""
+def products_for(dtype: np.dtype, shapes: list[tuple[int, int]], threads: int | None = None) -> Products:
+    """The calling thread's Products for a single operation: kept, since new memory costs more than a small product.
+
+    `threads` is how many will use them at most; None for as many as any operation may.
+    """
     kept = _kept.__dict__
     products = kept.get(dtype.char)
-    if products is not None and products.threads >= get_num_threads():
+    if products is not None and products.threads >= (threads or get_num_threads()):
         if shapes == products.asked:
             return products
         if products.capacity >= pack_capacity(shapes, dtype.itemsize):
