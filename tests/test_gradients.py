@@ -10,6 +10,7 @@ from rulings import assert_no_worse, assert_same_bits, assert_same_special_value
 
 from fastmlp.kernels import reference
 from fastmlp.kernels.contract import ACTIVATIONS, LOSSES
+from fastmlp.kernels.cpu import across
 
 
 def losses_at(backend, net, parameters, x, t, workspace):
@@ -177,3 +178,10 @@ def test_an_earlier_batch_leaves_nothing_behind(backend, dtype, rng, widths, los
         assert value == backend.gradients(net, parameters, x, t, fresh, backend.Workspace(net, 100, True))
         assert np.isfinite(used).all()
         assert_same_bits(used, fresh)
+
+
+@pytest.mark.parametrize("block", [16, 64, 256])
+def test_there_is_room_for_the_chunks_of_any_smaller_batch(block):
+    for rows in range(1, 40 * block, 7):
+        room = across.most_chunks(rows, block)
+        assert all(-(-n // across.chunk_rows.py_func(n, block)) <= room for n in range(1, rows + 1, max(1, rows // 97)))

@@ -136,6 +136,11 @@ def chunk_rows(n, block):
     return block * -(-n // (block * MOST_CHUNKS))
 
 
+def most_chunks(rows: int, block: int) -> int:
+    """Chunks that a batch of up to `rows` rows may make: a smaller one may make more of them than the largest."""
+    return min(MOST_CHUNKS, -(-rows // block))
+
+
 def _product_kernel(rows, columns):
     @jit
     def multiply(depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, adds):

@@ -405,6 +405,11 @@ class _Worker:
             self._bell.release()
 
 
+_memories: list[np.ndarray] = []
+"""Of every team that ever was: a caller on its way, or a worker whose team an interrupt kept from being finished, may
+still look at it."""
+
+
 class _Team:
     """Up to `size` members: as many as the system grants threads."""
 
@@ -414,6 +419,7 @@ class _Team:
         _dismiss.compile((types.int64,))
         length = (CLAIMS + size) * LINE + size * _private_length.py_func(size)
         self._memory = aligned_zeros(length, np.int64)
+        _memories.append(self._memory)
         self.address = self._memory.__array_interface__["data"][0]
         self.workers: list[_Worker] = []
         with contextlib.suppress(RuntimeError):  # no more threads

@@ -7,7 +7,7 @@ import numpy as np
 from ..contract import ACTIVATIONS, LOSSES, forward_flops
 from ..cores import get_num_threads
 from ..network import Network, Optimizer, aligned_zeros
-from .across import block_rows, chunk_rows, gradient_row, padded, padded_rows, runs_across
+from .across import block_rows, gradient_row, most_chunks, padded, padded_rows, runs_across
 from .compile import called
 from .losses import MOST_CHUNKS
 from .optimizers import settings_of
@@ -207,7 +207,7 @@ class Workspace:
             for layer, row in zip(network.layers, layers[:, GRADIENT_ROW], strict=True)
         ]
         layers[:, GRADIENT] = np.cumsum([0, *sizes[:-1]])
-        chunks = -(-rows // chunk_rows.py_func(rows, most))
+        chunks = most_chunks(rows, most)
         self.most_members = min(self.most_members, chunks)
         plan[COPIES], plan[COPY_SIZE] = self._new(chunks * sum(sizes), dtype), sum(sizes)
         plan[PARTIAL] = self._new(chunks, np.dtype(np.float64))
