@@ -193,10 +193,14 @@ def _peers(trial: Trial, setting: Setting) -> list[Side]:
 
 def _fit_call(workload: Workload, data: Data, backend: str, dtype: str) -> Callable[[], object]:
     net = new_network(workload, backend, dtype)
-    return lambda: net.fit(
+    return lambda: _fit(net, workload, data, workload.epochs)
+
+
+def _fit(net: MLP, workload: Workload, data: Data, epochs: int) -> None:
+    net.fit(
         data.x,
         data.t,
-        epochs=workload.epochs,
+        epochs=epochs,
         batch_size=workload.batch_size,
         shuffle=workload.shuffle,
         progress=False,
@@ -208,14 +212,7 @@ def _study(workload: Workload, data: Data, backend: str, dtype: str) -> dict[str
 
     def worth(name: str) -> float:
         net = new_network(workload, name, dtype)
-        net.fit(
-            data.x,
-            data.t,
-            epochs=workload.study,
-            batch_size=workload.batch_size,
-            shuffle=workload.shuffle,
-            progress=False,
-        )
+        _fit(net, workload, data, workload.study)
         if workload.loss == "cross_entropy":
             return float(np.mean(net.predict(data.x_test).argmax(axis=1) == data.t_test))
         return float(net.loss(data.x_test, data.t_test))

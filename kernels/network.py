@@ -14,9 +14,7 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: np.dtype | type) -> np.nd
     """A C-contiguous array of zeros whose first byte lies on a multiple of ALIGNMENT."""
     dtype = np.dtype(dtype)
     count = math.prod(shape) if isinstance(shape, tuple) else shape
-    raw = np.zeros(count * dtype.itemsize + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+    return _aligned(np.zeros(count * dtype.itemsize + ALIGNMENT, np.uint8), shape, dtype)
 
 
 def new_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -24,9 +22,13 @@ def new_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = math.prod(shape) * dtype.itemsize
     if size < 1 << 18:
         return np.empty(shape, dtype)
-    raw = np.empty(size + ALIGNMENT, np.uint8)
+    return _aligned(np.empty(size + ALIGNMENT, np.uint8), shape, dtype)
+
+
+def _aligned(raw: np.ndarray, shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The part of `raw`, which has ALIGNMENT bytes more than it needs, that begins on a multiple of ALIGNMENT."""
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+    return raw[start : start + raw.size - ALIGNMENT].view(dtype).reshape(shape)
 
 
 class Layer(NamedTuple):

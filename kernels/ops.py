@@ -67,7 +67,7 @@ def matmul(
             f"the inner dimensions of a and b must agree; got {k} and {k_b}, from a {a_.shape}"
             f"{' transposed' if transpose_a else ''} and b {b_.shape}{' transposed' if transpose_b else ''}."
         )
-    out_ = new_array((n, m), dtype) if out is None else as_output("out", out, (n, m), dtype, {"a": a, "b": b})
+    out_ = _output("out", out, (n, m), dtype, {"a": a, "b": b})
     module.matmul(a_, b_, out_, bool(transpose_a), bool(transpose_b))
     return _returned(out, out_)
 

@@ -44,5 +44,5 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray, transpose_a: bool = Fa
     (n, m), k = out.shape, a.shape[0 if transpose_a else 1]
     threads = threads_for(OPERATIONS["matmul"].flops(n, k, m))
     products = products_for(out.dtype, [(k, m)], threads)
-    team, size = members(threads) if threads > 1 else (0, 1)
+    team, size = members(threads)
     _matmul_arrays(team, size, _matmul.address(out.dtype), products.job_address, a, b, out, transpose_a, transpose_b)

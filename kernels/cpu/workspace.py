@@ -57,7 +57,7 @@ def quick_address(array):
 class Products:
     """What `product` needs besides its operands: room for packed panels, each thread's block, zeros to start from.
 
-    `asked` are the shapes last asked for; `job` is kept for `matmul` of small matrices.
+    `asked` are the shapes last asked for; `job` is kept for `matmul`.
     """
 
     def __init__(self, dtype: np.dtype, shapes: list[tuple[int, int]]):
