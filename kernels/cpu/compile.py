@@ -31,7 +31,6 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
 from numba.core.compiler_machinery import AnalysisPass, register_pass
 from numba.core.registry import CPUDispatcher
-from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic
@@ -314,7 +313,7 @@ class _DiskCache(NullCache):
 
     def load_overload(self, sig, target_context):
         """The compiled function of an earlier process, or None."""
-        rtsys.initialize(target_context)
+        target_context.refresh()
         path = self._file(sig, target_context.codegen())
         if path is None:
             return None
