@@ -254,3 +254,59 @@ def test_the_state_is_another_on_other_versions_and_widths(name, monkeypatch):
 
     monkeypatch.setattr(compilation, name, 8 if name == "VECTOR_BYTES" else Other)
     assert compilation._state_digest() != before
+
+
+PRODUCTS = """
+import sys
+import numpy as np
+from numba.core.bytecode import FunctionIdentity
+import fastmlp
+from fastmlp import kernels
+
+SHAPES = (1, 40, 300), (2, 9, 17), (5, 30, 70), (13, 70, 33), (27, 9, 1), (150, 64, 128)
+rng = np.random.default_rng(0)
+
+
+def integers(*shape):
+    return rng.integers(-3, 4, shape).astype(np.float32)
+
+
+def product(x, w):
+    return kernels.matmul(x, w)
+
+
+def layer(x, w):
+    return kernels.linear_forward(x, w, np.zeros(w.shape[1], np.float32))
+
+
+def network(x, w):
+    net = fastmlp.MLP(w.shape)
+    net.weights[0][...] = w
+    return net.predict(x)
+
+
+shift, *jobs = sys.argv[1:]
+for _ in range(int(shift)):
+    next(FunctionIdentity._unique_ids)
+for job in jobs:
+    for n, k, m in SHAPES:
+        x, w = integers(n, k), integers(k, m)
+        assert (globals()[job](x, w) == x @ w).all(), (job, n, k, m)
+"""
+
+
+@pytest.mark.parametrize("shift", (1, 2))
+def test_kernels_of_several_processes_do_not_call_one_anothers_pieces(shift, tmp_path):
+    """Numba tells pieces of one name apart by a number, which in two processes may stand for two different pieces."""
+
+    def run_products(*arguments):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "FASTMLP_CACHE_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", PRODUCTS, *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+
+    jobs = ("product", "layer", "network")
+    for number, job in enumerate(jobs):
+        run_products(number * shift, job)
+    run_products(0, *jobs)
+    run_products(0, *reversed(jobs))

@@ -31,6 +31,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
 from numba.core.compiler_machinery import AnalysisPass, register_pass
 from numba.core.registry import CPUDispatcher
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic
@@ -52,7 +53,11 @@ class _PieceLibrary(JITCodeLibrary):
 
 
 class _WholeLibrary(JITCodeLibrary):
-    """Code with all the pieces it calls, directly or through others: each is linked once."""
+    """Code with all the pieces it calls, directly or through others: each is linked once, and is nobody else's.
+
+    Numba tells two pieces of one name apart by a number that counts within the process, and a linker takes the first of
+    all equal names: machine code of two processes, loaded into a third, must not share names.
+    """
 
     def finalize(self):
         """Gather the pieces, then as Numba does."""
@@ -64,10 +69,18 @@ class _WholeLibrary(JITCodeLibrary):
                 left += [each for each in library._linking_libraries if each not in gathered]
                 gathered |= dict.fromkeys(library._linking_libraries)
         self._linking_libraries = list(gathered)
+        self._own = {each.name for each in self._defined()}
         super().finalize()
+
+    def _defined(self):
+        module = self._final_module
+        return [each for each in (*module.functions, *module.global_variables) if not each.is_declaration]
 
     def _optimize_final_module(self):
         """Once: Numba optimises twice, for the sake of reference counts, which kernels do not have."""
+        for each in self._defined():
+            if each.name not in self._own:
+                each.linkage = "internal"
         passes, builder = self._codegen._module_pass_manager()
         passes.run(self._final_module, builder)
 
@@ -206,6 +219,8 @@ class Entry:
         def run(shared, me, job, like):
             piece(shared, me, like, *_integers(job, fields))
 
+        for name in "__module__", "__name__", "__qualname__":  # by which other processes' machine code knows it
+            setattr(run, name, getattr(self._function, name))
         counters, like = Pointer(types.int64), Pointer(numba.from_dtype(dtype))
         signature = (counters, counters, counters, like), types.void
         compiled = CFunc(run, signature, {}, {"error_model": "numpy"}, _WholeCompiler)
@@ -313,7 +328,7 @@ class _DiskCache(NullCache):
 
     def load_overload(self, sig, target_context):
         """The compiled function of an earlier process, or None."""
-        target_context.refresh()
+        rtsys.initialize(target_context)
         path = self._file(sig, target_context.codegen())
         if path is None:
             return None
