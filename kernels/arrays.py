@@ -243,8 +243,9 @@ def _refuse_foreign(name: str, value: Any) -> None:
     """Raises for the kinds of array that hold numbers this desk must not read as if they were an ndarray's."""
     if hasattr(value, "__cuda_array_interface__"):
         raise BackendUnavailable(
-            f"{name} is a GPU array ({type(value).__module__}.{type(value).__name__}), and this release of fastmlp has "
-            f"no CUDA kernels. Bring it to the CPU first, as CuPy's {name}.get() does."
+            f"{name} is a GPU array ({type(value).__module__}.{type(value).__name__}), and this release of fastmlp "
+            f"takes arrays in the CPU's memory alone. Bring it there first, as CuPy's {name}.get() does; "
+            "backend='cuda' copies it to the GPU."
         )
     if isinstance(value, np.ma.MaskedArray):
         raise DTypeError(

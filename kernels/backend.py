@@ -9,13 +9,11 @@ from types import ModuleType
 
 from fastmlp.errors import BackendUnavailable, require_name
 
+from . import gpu
+
 BACKENDS = ("numpy", "cpu", "cuda")
 
-_FOLDERS = {"numpy": ".reference", "cpu": ".cpu"}
-
-_NO_CUDA = (
-    "this release of fastmlp has no CUDA kernels; backend='cpu' or 'numpy' runs the same operations on NumPy arrays"
-)
+_FOLDERS = {"numpy": ".reference", "cpu": ".cpu", "cuda": ".cuda"}
 
 
 def load(name: str) -> ModuleType:
@@ -24,6 +22,8 @@ def load(name: str) -> ModuleType:
     Raises ArgumentError for an unknown name, BackendUnavailable (reason and cure) for one that cannot run here.
     """
     module, reason = _attempt(require_name("backend", name, BACKENDS))
+    if name == "cuda":
+        gpu.require_same_process()
     if module is None:
         raise BackendUnavailable(f"backend {name!r} cannot run here: {reason}.")
     return module
@@ -52,9 +52,10 @@ def status() -> dict[str, str | None]:
 @functools.cache
 def _attempt(name: str) -> tuple[ModuleType | None, str | None]:
     """The backend's module, or the reason why there is none."""
-    if name not in _FOLDERS:
-        return None, _NO_CUDA
+    if name == "cuda" and (reason := gpu.why_not()) is not None:
+        return None, f"{reason}. backend='cpu' runs the same operations on the processor"
     try:
         return importlib.import_module(_FOLDERS[name], __package__), None
     except (ImportError, OSError) as error:  # OSError: a shared library of Numba's is missing or damaged
-        return None, f"{type(error).__name__}: {error}; `pip install --upgrade numba numpy` would repair it"
+        packages = "'fastmlp[cuda13]'" if name == "cuda" else "numba numpy"
+        return None, f"{type(error).__name__}: {error}; `pip install --upgrade {packages}` would repair it"

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
 
 OPERATIONS = {"matmul", "bias_add", "mse", "linear_forward", "linear_backward_update", "train"}
-BACKEND_FOLDERS = [ROOT / "kernels" / name for name in ("reference", "cpu")]
+BACKEND_FOLDERS = [ROOT / "kernels" / name for name in ("reference", "cpu", "cuda")]
 
 
 def package_of(path):
@@ -93,6 +93,15 @@ def test_the_cpu_backend_needs_numba_and_nothing_of_a_gpu():
             assert not within(name, "fastmlp.kernels.reference"), f"{path}: {name}"
 
 
+def test_the_cuda_backend_needs_numba_and_cupy_and_nothing_of_another_backend():
+    for path in files("kernels/cuda"):
+        for name in imports(path):
+            known = STANDARD_LIBRARY | {"numpy", "numba", "cupy", "fastmlp"}
+            assert name.partition(".")[0] in known, f"{path}: {name}"
+            for other in ("reference", "cpu"):
+                assert not within(name, f"fastmlp.kernels.{other}"), f"{path}: {name}"
+
+
 def test_only_the_command_line_imports_bench():
     for path in files("fastmlp"):
         if path.name != "cli.py":
@@ -105,6 +114,7 @@ def test_only_the_backend_desk_loads_a_backend():
         for name in imports(path):
             assert not within(name, "fastmlp.kernels.reference"), f"{path}: {name}"
             assert not within(name, "fastmlp.kernels.cpu") or path.name == "cli.py", f"{path}: {name}"
+            assert not within(name, "fastmlp.kernels.cuda"), f"{path}: {name}"
 
 
 def test_import_fastmlp_loads_no_numerical_library(tmp_path):

@@ -1,0 +1,41 @@
+"""The CUDA backend: portable kernels in numba-cuda, for any shape, float32 and float64.
+
+The functions take device arrays: CuPy's, on the current device, and work on its current stream. NumPy arrays travel to the
+device and back. See kernels/README.md for what has been proven of them and how.
+"""
+
+from . import bias_add as _bias_add
+from . import forward as _forward
+from . import linear_backward_update as _linear_backward_update
+from . import linear_forward as _linear_forward
+from . import loss as _loss
+from . import matmul as _matmul
+from . import mse as _mse
+from . import train as _train
+from .memory import hosted as _hosted
+from .workspace import Workspace
+
+matmul = _hosted(_matmul.matmul, writes=["out"])
+bias_add = _hosted(_bias_add.bias_add, writes=["out"])
+mse = _hosted(_mse.mse, writes=["gradient"])
+linear_forward = _hosted(_linear_forward.linear_forward, writes=["y", "z"])
+linear_backward_update = _hosted(
+    _linear_backward_update.linear_backward_update, updates=["w", "b", "state"], writes=["dz", "dx"]
+)
+forward = _hosted(_forward.forward, writes=["out"])
+loss = _hosted(_loss.loss, writes=["dy"])
+gradients = _hosted(_train.gradients, updates=["gradient"])
+train = _hosted(_train.train, updates=["parameters", "state"], writes=["losses"])
+
+__all__ = [
+    "Workspace",
+    "bias_add",
+    "forward",
+    "gradients",
+    "linear_backward_update",
+    "linear_forward",
+    "loss",
+    "matmul",
+    "mse",
+    "train",
+]

@@ -1,0 +1,98 @@
+"""Whether the CUDA backend can run here, and if not, why and what would help; asked of the driver alone, when asked.
+
+Importing this touches nothing. A process that has started the driver cannot hand it to a child that it forks.
+"""
+
+import ctypes
+import os
+import platform
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+from fastmlp.errors import BackendUnavailable
+
+LIBRARY = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
+
+CUPY = {"cupy-cuda12x": 12, "cupy-cuda13x": 13}
+"""CuPy's packages and the CUDA version that the driver must know for each."""
+
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+
+_process: int | None = None
+"""The process that started the driver, or None."""
+
+
+def why_not() -> str | None:
+    """None if the CUDA backend can run here, or under Numba's simulator; else the reason, and the cure."""
+    try:
+        import numba
+    except (ImportError, OSError) as error:
+        return f"{type(error).__name__}: {error}; `pip install --upgrade numba numpy` would repair it"
+    return None if numba.config.ENABLE_CUDASIM else _missing_package() or _driver_trouble()
+
+
+def require_same_process() -> None:
+    """Raises BackendUnavailable in a child forked by the process that started the driver."""
+    if _process is not None and _process != os.getpid():
+        raise BackendUnavailable(
+            "backend 'cuda' cannot run in a forked child: the driver was started by its parent, and does not survive "
+            "fork(). Start the children by multiprocessing.get_context('spawn'), or use the GPU in them alone."
+        )
+
+
+def _missing_package() -> str | None:
+    for module, package in (("cupy", "CuPy"), ("numba_cuda", "numba-cuda")):
+        if find_spec(module) is None:
+            return (
+                f"{package} is not installed; `pip install 'fastmlp[cuda13]'` brings it, or 'fastmlp[cuda12]' for a "
+                "driver of CUDA 12"
+            )
+    return None
+
+
+def _driver_trouble() -> str | None:
+    global _process
+    try:
+        driver = _open_driver()
+    except OSError:
+        return f"there is no NVIDIA driver: {LIBRARY} is not installed; a machine with a GPU needs NVIDIA's driver"
+    version, needed = ctypes.c_int(), _needed_version()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    if version.value < 1000 * needed:
+        cure = "install 'fastmlp[cuda12]' instead, or update the driver" if version.value >= 12000 else "update it"
+        return (
+            f"the NVIDIA driver is too old: it knows CUDA {version.value // 1000}.{version.value % 1000 // 10}, and the "
+            f"CuPy that is installed needs {needed}.0; {cure}"
+        )
+    status = driver.cuInit(0)
+    if status not in (0, _NO_DEVICE):
+        return (
+            f"the NVIDIA driver does not start: cuInit returned {status}; `nvidia-smi` tells more, and a restart of the "
+            "machine helps where the driver was just updated"
+        )
+    count = ctypes.c_int()
+    if status == 0:
+        _process = _process or os.getpid()
+        driver.cuDeviceGetCount(ctypes.byref(count))
+    if count.value == 0:
+        return (
+            "the NVIDIA driver sees no device; in a container start it with `--gpus all`, and see that "
+            "CUDA_VISIBLE_DEVICES names one"
+        )
+    return None
+
+
+def _open_driver() -> Any:
+    return ctypes.CDLL(LIBRARY)
+
+
+def _needed_version() -> int:
+    """The CUDA version that the installed CuPy needs of the driver; 12, the oldest, for one built by hand."""
+    for package, version in CUPY.items():
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        return version
+    return min(CUPY.values())
