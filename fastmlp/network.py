@@ -194,6 +194,18 @@ class MLP:
 
         return checkpoint.restore, (*checkpoint.snapshot(self), self.backend)
 
+    def to(self, backend: str) -> "MLP":
+        """Compute with another backend, "auto" among them, from now on; returns the network itself.
+
+        Parameters, the optimiser's memory and the random state stay as they are, and so do views of them.
+
+        Raises ArgumentError or BackendUnavailable, and changes nothing then.
+        """
+        self._backend_name, self._backend = backends.resolve(backend)
+        self._backend_asked = backend
+        self._training, self._inference = None, threading.local()
+        return self
+
     def train_step(self, x: Any, y: Any) -> float:
         """One update from the batch x[n, in] and its targets y[n, out] (or labels y[n]); the loss before the update.
 
@@ -246,6 +258,8 @@ class MLP:
         x, y = self._samples(x, y)
         validation = None if validation_data is None else self._validation(validation_data)
         callbacks = as_callbacks(callbacks)
+        if resident := getattr(self._backend, "resident", None):
+            x, y = resident(x), resident(y)
         n = len(x)
         epochs = arrays.as_integer("epochs", epochs, 0)
         batch_size = n if batch_size is None else min(n, arrays.as_integer("batch_size", batch_size))

@@ -91,7 +91,7 @@ class Plan:
 
     @cached_property
     def threads(self) -> int | None:
-        """Threads of a call of many steps; None where the backend has none of its own: NumPy leaves it to its BLAS."""
+        """Threads of a call of many steps; None where the backend counts none: NumPy's BLAS, the GPU."""
         threads_for = getattr(backends.load(self.backend), "threads_for", None)
         return None if threads_for is None else threads_for(self.flops, MANY_STEPS)
 
@@ -111,7 +111,8 @@ class Plan:
 
     def __str__(self) -> str:
         widths = "-".join(map(str, self.structure.widths))
-        threads = "threads as NumPy's BLAS decides" if self.threads is None else f"threads: {self.threads}"
+        unknown = "threads of the GPU" if self.backend == "cuda" else "threads as NumPy's BLAS decides"
+        threads = unknown if self.threads is None else f"threads: {self.threads}"
         lines = [
             f"MLP {widths}, {self.structure.dtype}, {self.structure.loss}, {self.optimizer.name}, "
             f"batch {self.batch_size}",

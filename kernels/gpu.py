@@ -62,14 +62,14 @@ def _driver_trouble() -> str | None:
     if version.value < 1000 * needed:
         cure = "install 'fastmlp[cuda12]' instead, or update the driver" if version.value >= 12000 else "update it"
         return (
-            f"the NVIDIA driver is too old: it knows CUDA {version.value // 1000}.{version.value % 1000 // 10}, and the "
-            f"CuPy that is installed needs {needed}.0; {cure}"
+            f"the NVIDIA driver is too old: it knows CUDA {version.value // 1000}.{version.value % 1000 // 10}, and "
+            f"the CuPy that is installed needs {needed}.0; {cure}"
         )
     status = driver.cuInit(0)
     if status not in (0, _NO_DEVICE):
         return (
-            f"the NVIDIA driver does not start: cuInit returned {status}; `nvidia-smi` tells more, and a restart of the "
-            "machine helps where the driver was just updated"
+            f"the NVIDIA driver does not start: cuInit returned {status}; `nvidia-smi` tells more, and a restart of "
+            "the machine helps where the driver was just updated"
         )
     count = ctypes.c_int()
     if status == 0:

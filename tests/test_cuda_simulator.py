@@ -1,7 +1,7 @@
 """The CUDA backend's portable kernels in Numba's simulator: every operation against the reference and plain NumPy.
 
-The simulator runs kernels as Python, a Python thread for each thread of a block, so tiles, blocks and shapes are tiny. It
-proves what is computed and where it is read and written; types, registers and the hardware's own memory it does not.
+The simulator runs kernels as Python, a Python thread for each thread of a block, so tiles, blocks and shapes are tiny.
+It proves what is computed and where it is read and written; types, registers and the hardware's own memory it does not.
 """
 
 import sys
@@ -231,7 +231,7 @@ def test_derivatives(backend, dtype, rng, canary, activation):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_updates_follow_the_rule(backend, dtype, rng, canary, name, l2):
     settings = Optimizer(name, learning_rate=0.1, l2=l2, momentum=0.8, beta1=0.7, beta2=0.6, epsilon=1e-3)
-    x, w, b, saved, dy = arrays = [(a / 2).astype(dtype) for a in integers(rng, 5, 4, 3, dtype)]
+    x, w, b, _, dy = arrays = [(a / 2).astype(dtype) for a in integers(rng, 5, 4, 3, dtype)]
     layer = Layer(backend, canary, arrays, "identity", settings, want_dx=False)
     stepped = [w.astype(np.float64), b.astype(np.float64)]
     memory = [[np.zeros_like(a), np.zeros_like(a)] for a in stepped]
@@ -349,4 +349,16 @@ def test_a_network_trains_predicts_saves_and_loads(rng, tmp_path):
     assert loaded.backend == "cuda"
     assert_same_bits(loaded.predict(x), nets[0].predict(x))
     np.testing.assert_allclose(loaded.predict(x), fastmlp.MLP.load(tmp_path / "net", backend="numpy").predict(x))
-    assert "backend cuda (asked for by name)" in str(nets[0].plan(4))
+    assert "backend cuda (asked for by name), threads of the GPU" in str(nets[0].plan(4))
+
+
+def test_a_network_moves_to_the_gpu_and_back(rng):
+    x, t = rng.normal(size=(5, 3)), rng.normal(size=(5, 2))
+    moving, staying = (fastmlp.MLP((3, 4, 2), optimizer="momentum", dtype="float64", backend="cpu") for _ in range(2))
+    weights = moving.weights
+    for name in ("cuda", "cpu", "cuda"):
+        assert moving.to(name) is moving
+        assert moving.backend == name
+        assert moving.train_step(x, t) == pytest.approx(staying.train_step(x, t), rel=1e-12)
+    np.testing.assert_allclose(moving.predict(x), staying.predict(x), rtol=1e-10)
+    np.testing.assert_allclose(weights[0], staying.weights[0], rtol=1e-10)

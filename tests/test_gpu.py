@@ -1,4 +1,4 @@
-"""Whether the CUDA backend can run: every reason why not is told apart, each with its cure, by name and never by a crash."""
+"""Whether the CUDA backend can run: every reason why not is told apart, and each names its cure."""
 
 import ctypes
 import os
@@ -85,7 +85,7 @@ def test_a_forked_child_is_told_to_spawn(machine, monkeypatch):
     assert "no device" in gpu.why_not()
     gpu.require_same_process()  # a driver that did not start can be forked
     monkeypatch.setattr(gpu, "_process", os.getpid() + 1)
-    with pytest.raises(fastmlp.BackendUnavailable, match="forked child.*'spawn'"):
+    with pytest.raises(fastmlp.BackendUnavailable, match=r"forked child.*'spawn'"):
         backend.load("cuda")
 
 

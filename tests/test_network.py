@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 
-from fastmlp import MLP
+from fastmlp import MLP, ArgumentError
 from fastmlp.kernels import backend as backends
 from fastmlp.kernels.contract import ACTIVATIONS, ALIGNMENT, LOSSES, OPTIMIZERS
 
@@ -290,3 +290,27 @@ def test_training_lowers_every_loss(backend_name, loss, width, rng):
     for _ in range(200):
         last = net.train_step(x, y)
     assert last < first / 2
+
+
+def test_a_network_changes_its_backend(dtype):
+    """Weights, the optimiser's memory and its views go along; an absent or unknown backend changes nothing."""
+    moving, staying = (MLP((3, 4, 2), "tanh", optimizer="momentum", dtype=dtype, backend="numpy") for _ in range(2))
+    rng = np.random.default_rng(5)
+    x, t = rng.normal(size=(8, 3)), rng.normal(size=(8, 2))
+    digits = float(np.sqrt(np.finfo(dtype).eps))
+    weights = moving.weights
+
+    def step_and_compare():
+        assert moving.train_step(x, t) == pytest.approx(staying.train_step(x, t), rel=digits)
+        np.testing.assert_allclose(weights[0], staying.weights[0], rtol=digits, atol=digits)
+        np.testing.assert_allclose(moving.predict(x), staying.predict(x), rtol=digits, atol=digits)
+
+    for name in ("cpu", "numpy", "auto"):
+        assert moving.to(name) is moving
+        assert moving.backend == ("cpu" if name == "auto" else name)
+        step_and_compare()
+    assert "auto: the fastest" in str(moving.plan())
+    with pytest.raises(ArgumentError, match="Did you mean 'numpy'"):
+        moving.to("numpi")
+    assert moving.backend == "cpu"
+    step_and_compare()

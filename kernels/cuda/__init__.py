@@ -1,7 +1,7 @@
 """The CUDA backend: portable kernels in numba-cuda, for any shape, float32 and float64.
 
-The functions take device arrays: CuPy's, on the current device, and work on its current stream. NumPy arrays travel to the
-device and back. See kernels/README.md for what has been proven of them and how.
+The functions take device arrays: CuPy's, on the current device, and work on its current stream. NumPy arrays travel
+to the device and back. See kernels/README.md for what has been proven of them and how.
 """
 
 from . import bias_add as _bias_add
@@ -13,6 +13,7 @@ from . import matmul as _matmul
 from . import mse as _mse
 from . import train as _train
 from .memory import hosted as _hosted
+from .memory import to_device as resident
 from .workspace import Workspace
 
 matmul = _hosted(_matmul.matmul, writes=["out"])
@@ -37,5 +38,6 @@ __all__ = [
     "loss",
     "matmul",
     "mse",
+    "resident",
     "train",
 ]

@@ -64,7 +64,7 @@ def activation(name: str, dtype: np.dtype):
 
 @functools.cache
 def derivative(name: str, dtype: np.dtype):
-    """dy * f' for one element, from dy and what contract.ACTIVATIONS says is saved: y or z."""
+    """The product dy * f' for one element, from dy and what contract.ACTIVATIONS says is saved: y or z."""
     real = dtype.type
     zero, half, one = real(0), real(0.5), real(1)
     leak, minus_root_half, density = real(LEAKY_SLOPE), real(-math.sqrt(0.5)), real(1 / math.sqrt(2 * math.pi))

@@ -5,6 +5,7 @@ where `math` raises and `numpy` goes on as IEEE arithmetic says: there the same 
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -12,14 +13,14 @@ import numpy as np
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 """Whether NUMBA_ENABLE_CUDASIM asks for the simulator; device arrays are NumPy's then."""
 
-if SIMULATED:
-    from numpy import cos, exp, log, log1p, sin, sqrt, tanh
 
-    def erfc(x: np.floating) -> np.floating:
-        """The complementary error function, rounded to the argument's type."""
-        return type(x)(math.erfc(x))
+def _simulated_erfc(x: np.floating) -> np.floating:
+    """The complementary error function, which NumPy lacks, rounded to the argument's type."""
+    return type(x)(math.erfc(x))
 
-else:
-    from math import cos, erfc, exp, log, log1p, sin, sqrt, tanh
 
-__all__ = ["SIMULATED", "cos", "erfc", "exp", "log", "log1p", "sin", "sqrt", "tanh"]
+_source: Any = np if SIMULATED else math
+
+cos, exp, log, log1p = _source.cos, _source.exp, _source.log, _source.log1p
+sin, sqrt, tanh = _source.sin, _source.sqrt, _source.tanh
+erfc = _simulated_erfc if SIMULATED else math.erfc

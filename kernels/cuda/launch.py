@@ -44,8 +44,9 @@ else:
 
 
 def launch(kernel: Any, blocks: int, threads: int, *args: Any) -> None:
-    """Start `kernel` on at most MAX_BLOCKS blocks, none where there is no work; args are device arrays, tuples of them
-    and scalars.
+    """Start `kernel` on at most MAX_BLOCKS blocks, none where there is no work.
+
+    args are device arrays, scalars and tuples of both. Raises BackendUnavailable in a forked child.
     """
     gpu.require_same_process()
     if blocks <= 0:

@@ -1,7 +1,7 @@
 """One linear layer backward, its parameters stepped by the optimiser in the weight gradient's epilogue.
 
-The weight gradient never reaches memory: each of its elements goes from a register into the optimiser. The bias gradient is
-its last row, x having a column of ones that is not stored.
+The weight gradient never reaches memory: each of its elements goes from a register into the optimiser. The bias
+gradient is its last row, x having a column of ones that is not stored.
 """
 
 import functools

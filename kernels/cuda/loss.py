@@ -17,7 +17,7 @@ def loss(network: Network, y: Any, target: Any, dy: Any = None) -> float:
     """
     if y.size == 0:
         return float("nan")
-    out = empty(1, float)
+    out = empty(1, np.dtype(float))
     loss_to(network, y, target, dy, partial_sums(), out, 0)
     return float(out[0])
 

@@ -1,7 +1,7 @@
 """What each loss adds up and the gradient it writes, by the formulas of contract.LOSSES, as device functions.
 
-Each is a term of the sum J = (sum of the terms) / divisor: of one element, or of one row for cross-entropy. With `gradient`
-it also writes dJ/dy there. extra = (y, t, dy, scale), where dy is y itself without a gradient.
+Each is a term of the sum J = (sum of the terms) / divisor: of one element, or of one row for cross-entropy. With
+`gradient` it also writes dJ/dy there. extra = (y, t, dy, scale), where dy is y itself without a gradient.
 """
 
 import functools

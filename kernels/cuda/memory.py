@@ -9,10 +9,10 @@ import numpy as np
 
 from .elementary import SIMULATED
 
-if SIMULATED:
-    arrays: Any = np
-else:
-    import cupy as arrays
+if not SIMULATED:
+    import cupy
+
+arrays: Any = np if SIMULATED else cupy
 
 
 def empty(shape: int | tuple[int, ...], dtype: np.dtype) -> Any:

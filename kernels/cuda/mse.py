@@ -17,7 +17,7 @@ def mse(y: Any, t: Any, gradient: Any = None) -> float:
     if y.size == 0:
         return float("nan")
     term = losses.squared_error(np.dtype(y.dtype), gradient is not None)
-    out = empty(1, float)
+    out = empty(1, np.dtype(float))
     extra = y.reshape(-1), t.reshape(-1), (y if gradient is None else gradient).reshape(-1), y.size / 2
     mean(term, y.size, extra, y.size, partial_sums(), out, 0)
     return float(out[0])

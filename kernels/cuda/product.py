@@ -2,8 +2,8 @@
 
 A block computes a square tile of C, each thread `each` x `each` elements of it in registers, strided so that
 neighbouring threads read and write neighbouring columns. Tails are masked: elements beyond A and B count as zero along
-the sum, those beyond C are not written. What follows a product is an epilogue: a device function of one finished element,
-so that bias, activation, derivative and optimiser cost no pass of their own over memory.
+the sum, those beyond C are not written. What follows a product is an epilogue: a device function of one finished
+element, so that bias, activation, derivative and optimiser cost no pass of their own over memory.
 
 Every element is summed by one thread in ascending order, in stretches of SUMMED that are then added up, which keeps the
 rounding error at that of blocked sums: the same bits on every run and in every grid.

@@ -1,12 +1,13 @@
 """Sums of float64 terms in a fixed order: the same bits on every run.
 
-Thread t of a grid of T threads adds the terms t, t + T, ...; a block's threads are added as a tree, the blocks' sums by the
-same kernel once more. The grid is chosen by the number of terms alone.
+Thread t of a grid of T threads adds the terms t, t + T, ...; a block's threads are added as a tree, the blocks' sums by
+the same kernel once more. The grid is chosen by the number of terms alone.
 """
 
 import functools
 from typing import Any
 
+import numpy as np
 from numba import cuda, float64
 
 from .elementary import SIMULATED
@@ -49,7 +50,7 @@ def _partial(i, extra):
 
 def partial_sums() -> Any:
     """The array that `mean` needs beside its arguments."""
-    return empty(BLOCKS, float)
+    return empty(BLOCKS, np.dtype(float))
 
 
 def mean(term: Any, count: int, extra: tuple[Any, ...], divisor: float, partials: Any, out: Any, place: int) -> None:

@@ -24,7 +24,7 @@ def gradients(network: Network, parameters: Any, x: Any, target: Any, gradient: 
     """
     weights = network.weights(parameters)
     dw, db = network.weights(gradient), network.biases(gradient)
-    value = empty(1, float)
+    value = empty(1, np.dtype(float))
     inputs = _forward(network, weights, network.biases(parameters), x, workspace)
     for i, dz in _backward(network, weights, inputs, target, workspace, value, 0):
         parameter_gradients(inputs[i], dz, dw[i], db[i])
