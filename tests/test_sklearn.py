@@ -19,8 +19,10 @@ from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 
+import fastmlp  # noqa: E402
 from fastmlp.errors import BackendUnavailable  # noqa: E402
 from fastmlp.sklearn import MLPClassifier, MLPRegressor  # noqa: E402
+from fastmlp.sklearn.engine import Engine  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -184,6 +186,30 @@ def test_the_reference_backend_can_be_named(monkeypatch):
     assert_follows(ours, reference, EPOCHS * 3)
 
 
+@pytest.mark.parametrize(
+    ("granted", "asked", "expected"), [("1", None, 1), ("1", "2", 2), ("5", None, 3), ("x", None, 3)]
+)
+def test_threads_keep_to_what_joblib_grants(monkeypatch, granted, asked, expected):
+    seen = []
+    step = Engine.train_step
+
+    def spy(*arguments):
+        seen.append(fastmlp.get_num_threads())
+        return step(*arguments)
+
+    monkeypatch.setattr(Engine, "train_step", spy)
+    monkeypatch.setenv("OMP_NUM_THREADS", granted)
+    monkeypatch.delenv("FASTMLP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("FASTMLP_NUM_THREADS", asked)
+    fastmlp.set_num_threads(int(asked or 3))
+    try:
+        MLPClassifier((5,), max_iter=1).fit(DIGITS, CLASSES)
+    finally:
+        fastmlp.set_num_threads(None)
+    assert set(seen) == {expected}
+
+
 def test_predictions_follow_the_coefficients_that_a_user_sets():
     ours = MLPRegressor(hidden_layer_sizes=5, max_iter=2, random_state=0).fit(DIABETES, PROGRESS)
     before = ours.predict(DIABETES)
@@ -221,7 +247,7 @@ def test_copies_predict_and_learn_on_alone(copied):
 )
 def test_bad_input_raises_what_scikit_learn_raises(bad):
     ours, reference, _ = fitted("multiclass", max_iter=1)
-    with pytest.raises(Exception) as expected:  # noqa: B017, PT011
+    with pytest.raises(Exception) as expected:
         reference.predict(bad)
     with pytest.raises(type(expected.value)) as raised:
         ours.predict(bad)

@@ -3,12 +3,14 @@
 import operator
 import os
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from ..interrupt import interrupt_held
 from ..kernels import backend as backends
+from ..kernels.cores import get_num_threads, num_threads
 from ..kernels.network import Network, Optimizer, aligned_zeros, new_array
 
 ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
@@ -24,6 +26,17 @@ BLOCK_ELEMENTS = 2**20
 def backend_name() -> str:
     """The backend asked for by FASTMLP_BACKEND: "cpu", "numpy", "cuda", or "auto", as by default."""
     return os.environ.get("FASTMLP_BACKEND") or "auto"
+
+
+def threads() -> AbstractContextManager[None]:
+    """Within the block take no more threads than OMP_NUM_THREADS grants, unless FASTMLP_NUM_THREADS says how many.
+
+    scikit-learn keeps to that variable, by which joblib shares the cores among the processes that it starts.
+    """
+    granted = os.environ.get("OMP_NUM_THREADS", "")
+    if os.environ.get("FASTMLP_NUM_THREADS") or not granted.isdecimal() or int(granted) < 1:
+        return nullcontext()
+    return num_threads(min(int(granted), get_num_threads()))
 
 
 class Engine:
@@ -100,7 +113,8 @@ class Engine:
             rows = max(1, min(4096, BLOCK_ELEMENTS // sum(self.network.widths[1:])))
             workspace = self._inference.workspace = self._backend.Workspace(self.network, rows, False)
         out = new_array((len(x), self.network.widths[-1]), self.network.dtype)
-        self._backend.forward(self.network, self._parameters, x, out, workspace)
+        with threads():
+            self._backend.forward(self.network, self._parameters, x, out, workspace)
         return out
 
 

@@ -22,7 +22,7 @@ from sklearn.utils.validation import validate_data
 
 from ..kernels import backend as backends
 from ..kernels.network import Optimizer
-from .engine import LOSSES, Engine, backend_name
+from .engine import LOSSES, Engine, backend_name, threads
 
 log = logging.getLogger("fastmlp.sklearn")
 
@@ -56,7 +56,8 @@ class _Accelerated(BaseMultilayerPerceptron):
         reason = self._not_covered(X, sample_weight)
         started = time.perf_counter()
         if reason is None:
-            self._fit_minibatches(X, y, incremental)
+            with threads():
+                self._fit_minibatches(X, y, incremental)
             seconds = time.perf_counter() - started
             log.info("%s.fit was accelerated: %d epochs in %.3f s", type(self).__name__, self.n_iter_, seconds)
             return

@@ -8,7 +8,7 @@ from sklearn import neural_network
 from .estimators import MLPClassifier, MLPRegressor
 
 _OURS = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
-_THEIRS = {name: ours.__mro__[2] for name, ours in _OURS.items()}
+_THEIRS = {name: getattr(neural_network, name) for name in _OURS}
 
 
 def patch(verbose: bool = False) -> None:
