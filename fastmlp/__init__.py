@@ -36,8 +36,10 @@ _HOME = {
     "FastMLPError": "errors",
     "ShapeError": "errors",
     "get_num_threads": "kernels.cores",
+    "load_ipython_extension": "sklearn",
     "num_threads": "kernels.cores",
     "set_num_threads": "kernels.cores",
+    "unload_ipython_extension": "sklearn",
     "warmup": "warming",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: `fastmlp info` tells what is here, `fastmlp bench` how fast it is."""
+"""The command line: `fastmlp info` tells what is here, `bench` how fast it is, `run` runs scikit-learn programs."""
 
 import argparse
 import json
@@ -66,6 +66,16 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", action="append", metavar="NAME", help="float32 (default) or float64; may be given again"
     )
     warm.set_defaults(command=_warmup)
+
+    program = commands.add_parser(
+        "run",
+        help="run a Python program with scikit-learn's MLPs on fastmlp's kernels",
+        usage="fastmlp run [-v] (SCRIPT | -m MODULE) [ARGUMENT ...]",
+    )
+    program.add_argument("-v", "--verbose", action="store_true", help="say for each fit whether it was accelerated")
+    program.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module's name and its arguments")
+    program.add_argument("script", nargs=argparse.REMAINDER, help="a script's path and its arguments")
+    program.set_defaults(command=_run)
 
     tell = commands.add_parser("info", help="show versions, processor, backends, GPU and energy counters")
     tell.add_argument("--json", action="store_true", help="print it as JSON")
@@ -173,6 +183,16 @@ def _warmup(options: argparse.Namespace) -> int:
     folder = cache_folder()
     where = f"kept in {folder}" if folder else "not kept: there is no folder for them"
     print(f"kernels for {' and '.join(dtypes)}: ready after {time.perf_counter() - started:.1f} s, {where}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .running import run
+
+    arguments = options.module or options.script
+    if not arguments:
+        raise ArgumentError("run takes the path of a Python script, or -m and the name of a module")
+    run(arguments, bool(options.module), options.verbose)
     return 0
 
 

@@ -40,8 +40,8 @@ class MLP:
     layers: widths, input first, such as (784, 256, 10).
     activation: one name for all hidden layers; or a sequence, one a hidden layer or one a layer, the last included.
     output_activation: of the last layer, unless `activation` names it. Must be "identity" for the losses that take
-        logits, cross_entropy and binary_cross_entropy: softmax and sigmoid are part of them.
-    loss: "mse", "half_mse", "cross_entropy" or "binary_cross_entropy".
+        logits, which is all but mse and half_mse: softmax or sigmoid is part of them.
+    loss: "mse", "half_mse", "cross_entropy", "binary_cross_entropy", or scikit-learn's "log_loss", "binary_log_loss".
     optimizer: "sgd", "momentum", "nesterov", "adam" or "adamw"; `learning_rate`, `l2`, `momentum`, `beta1`, `beta2` and
         `epsilon` are the letters of their formulas in `fastmlp.kernels.contract`.
     dtype: "float32" or "float64": of the parameters and of all arithmetic.
@@ -301,16 +301,17 @@ class MLP:
         return out
 
     def predict_proba(self, x: Any) -> np.ndarray:
-        """Probabilities p[n, out] for x[n, in]: softmax of the outputs, or sigmoid for binary_cross_entropy.
+        """Probabilities p[n, out] for x[n, in]: softmax of the outputs, or sigmoid for the binary losses.
 
         Raises ArgumentError for another loss, and as `predict`.
         """
         loss = self._structure.loss
-        if LOSSES[loss].target == "values":
+        target = LOSSES[loss].target
+        if target == "values":
             raise ArgumentError(f"predict_proba needs a loss on classes or probabilities; this network's is {loss!r}.")
         y = self.predict(x)
         with np.errstate(over="ignore", invalid="ignore"):
-            if loss == "binary_cross_entropy":
+            if target == "probabilities":
                 return 1 / (1 + np.exp(-y))
             e = np.exp(y - y.max(axis=1, keepdims=True))
             return e / e.sum(axis=1, keepdims=True)

@@ -128,9 +128,9 @@ def as_target(name: str, value: Any, n: int, network: Network) -> np.ndarray:
     """The targets of n samples, as the network's loss takes them: [n, m] of its dtype, or int64 labels [n].
 
     * mse, half_mse: finite values (n, m), or (n,) where m is 1;
-    * binary_cross_entropy: the same, within [0, 1];
-    * cross_entropy: integer labels (n,) or (n, 1) from 0 to m - 1, or (n, m) probabilities, each row adding up to 1
-      within 1e-3. It needs at least two outputs.
+    * binary_cross_entropy, binary_log_loss: the same, within [0, 1];
+    * cross_entropy, log_loss: integer labels (n,) or (n, 1) from 0 to m - 1, or (n, m) probabilities, each row
+      adding up to 1 within 1e-3. They need at least two outputs.
 
     Raises DTypeError, ShapeError or ArgumentError naming the first offending element.
     """
@@ -140,8 +140,8 @@ def as_target(name: str, value: Any, n: int, network: Network) -> np.ndarray:
     if kind == "classes":
         if m == 1:
             raise ArgumentError(
-                "loss 'cross_entropy' needs at least two outputs, one a class; got a network with one. For one output "
-                "use loss='binary_cross_entropy'."
+                f"loss {network.loss!r} needs at least two outputs, one a class; got a network with one. For one "
+                "output use loss='binary_cross_entropy'."
             )
         if value.ndim == 1 or (value.ndim == 2 and value.shape[1] == 1):
             return _as_labels(name, value, n, m)

@@ -56,6 +56,14 @@ LOSSES = {
     "binary_cross_entropy": Loss(
         3, "mean over all elements of log(1 + exp(y)) - t y", "(sigmoid(y) - t) / (n m)", "probabilities"
     ),
+    # As scikit-learn's: a probability counts as at least eps and at most 1 - eps in the value, not in the gradient.
+    "log_loss": Loss(4, "-1/n sum of t log clip(softmax(y))", "(softmax(y) - t) / n", "classes"),
+    "binary_log_loss": Loss(
+        5,
+        "-1/n sum of t log p + (1 - t) log(1 - p), p = clip(sigmoid(y))",
+        "(sigmoid(y) - t) / n",
+        "probabilities",
+    ),
 }
 
 

@@ -80,6 +80,9 @@ LOSS = {
     "half_mse": lambda y, t: np.sum((y - t) ** 2) / (2 * len(y)),
     "cross_entropy": lambda y, t: -np.sum(one_hot(t, y) * np.log(softmax(y))) / len(y),
     "binary_cross_entropy": lambda y, t: np.mean(np.log(1 + np.exp(y)) - t * y),
+    # These two where no probability is so near to 0 or 1 that it is clipped.
+    "log_loss": lambda y, t: -np.sum(one_hot(t, y) * np.log(softmax(y))) / len(y),
+    "binary_log_loss": lambda y, t: np.sum(np.log(1 + np.exp(y)) - t * y) / len(y),
 }
 
 LOSS_GRADIENT = {
@@ -87,14 +90,19 @@ LOSS_GRADIENT = {
     "half_mse": lambda y, t: (y - t) / len(y),
     "cross_entropy": lambda y, t: (softmax(y) - one_hot(t, y)) / len(y),
     "binary_cross_entropy": lambda y, t: (1 / (1 + np.exp(-y)) - t) / y.size,
+    "log_loss": lambda y, t: (softmax(y) - one_hot(t, y)) / len(y),
+    "binary_log_loss": lambda y, t: (1 / (1 + np.exp(-y)) - t) / len(y),
 }
+
+
+CLASS_LOSSES, BINARY_LOSSES = ("cross_entropy", "log_loss"), ("binary_cross_entropy", "binary_log_loss")
 
 
 def target(loss, rng, n, m, labels=True):
     """Random targets of the kind the loss takes, in float64 or as labels."""
-    if loss == "cross_entropy":
+    if loss in CLASS_LOSSES:
         return rng.integers(0, m, n) if labels else rng.dirichlet(np.ones(m), n)
-    return rng.random((n, m)) if loss == "binary_cross_entropy" else rng.normal(size=(n, m))
+    return rng.random((n, m)) if loss in BINARY_LOSSES else rng.normal(size=(n, m))
 
 
 def stepped(rule, w, g, memory, t):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import oracles
 import pytest
+import scipy.special
 from networks import network
 from rulings import assert_no_worse, assert_same_bits, assert_same_special_values
 
@@ -12,12 +13,13 @@ from fastmlp.kernels import reference
 from fastmlp.kernels.contract import LOSSES
 
 SHAPES = [(1, 2), (1, 46), (45, 2), (13, 15), (16, 32), (100, 257), (300, 200)]
-KINDS = [(loss, labels) for loss in LOSSES for labels in ((True, False) if loss == "cross_entropy" else (False,))]
+KINDS = [(loss, labels) for loss in LOSSES for labels in ((True, False) if loss in oracles.CLASS_LOSSES else (False,))]
 
 
 def problem(loss, labels, rng, shape, dtype):
     net = network((1, shape[1]), "identity", loss, dtype)
-    y = (3 * rng.normal(size=shape)).astype(dtype)
+    # Smaller ones where a probability near eps would be clipped, which has a test of its own.
+    y = ((1 if loss.endswith("log_loss") else 3) * rng.normal(size=shape)).astype(dtype)
     t = oracles.target(loss, rng, *shape, labels)
     return net, y, t if t.ndim == 1 else t.astype(dtype)
 
@@ -42,16 +44,18 @@ def test_bounded(backend, dtype, rng, canary, loss, labels, shape):
         size = (abs(y64) + abs(t64)) ** 2
         value_bound = y.size * eps * (np.mean(size) if loss == "mse" else np.sum(size) / (2 * n))
         gradient_bound = 2 * eps * (abs(y64) + abs(t64)) * (2 / y.size if loss == "mse" else 1 / n)
-    elif loss == "cross_entropy":
+    elif loss in oracles.CLASS_LOSSES:
         # exp(y - max y) is off by the rounding of its argument, the sum of m of them by m roundings.
         reach = np.ptp(y64, axis=1, keepdims=True)
         each = (m + reach + 2) * eps
         value_bound = np.mean(each * (1 + reach))
         gradient_bound = each * (oracles.softmax(y64) + oracles.one_hot(t64, y64)) / n
     else:
-        # Each element is a sum of |y|, t y and a logarithm of at most log 2.
-        value_bound = y.size * eps * np.mean(2 * abs(y64) + 1)
-        gradient_bound = 4 * eps * (1 + t64) / y.size
+        # Each element is a sum of |y|, t y and a logarithm of at most log 2; or log p and log(1 - p), whose argument
+        # has been rounded to a whole eps: |y| is small there.
+        count = y.size if loss == "binary_cross_entropy" else n
+        value_bound = eps * y.size / count * np.sum(2 * abs(y64) + 1)
+        gradient_bound = 4 * eps * (1 + t64) / count
     assert abs(value - exact) <= value_bound
     assert (abs(dy - gradient) <= gradient_bound).all()
 
@@ -95,6 +99,27 @@ def test_huge_logits_neither_overflow_nor_warn(backend, dtype):
     net = network((1, 2), "identity", "binary_cross_entropy", dtype)
     assert backend.loss(net, y, np.array([[1, 0], [1, 0]], dtype), dy) == 5e3
     np.testing.assert_array_equal(dy, [[0, 0], [-0.25, 0.25]])
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_log_losses_clip_probabilities_as_scikit_learn_does(backend, dtype, rng, labels):
+    """In the value alone: of p below eps, and of p above 1 - eps; by scikit-learn's own functions."""
+    base = pytest.importorskip("sklearn.neural_network._base")
+    eps, y = float(np.finfo(dtype).eps), (40 * rng.normal(size=(45, 7))).astype(dtype)
+    y[0], y[1] = -200, 200
+    t = rng.integers(0, 7, 45)
+    rows = np.eye(7, dtype=dtype)[t]
+    p = scipy.special.softmax(y.astype(np.float64), axis=1).astype(dtype)
+    net = network((1, 7), "identity", "log_loss", dtype)
+    value = backend.loss(net, y, t if labels else rows)
+    plain = backend.loss(network((1, 7), "identity", "cross_entropy", dtype), y, t)
+    assert value < 0.9 * plain
+    # Of p next to 1, log p is as coarse as p.
+    assert value == pytest.approx(float(base.log_loss(rows, p)), rel=100 * eps)
+
+    net = network((1, 7), "identity", "binary_log_loss", dtype)
+    y, p = y[:2], scipy.special.expit(y[:2])
+    assert backend.loss(net, y, rows[:2]) == pytest.approx(float(base.binary_log_loss(rows[:2], p)), rel=100 * eps)
 
 
 def test_a_small_binary_loss_keeps_its_digits(backend, dtype):

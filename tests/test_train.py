@@ -93,7 +93,7 @@ def test_every_activation_with_every_optimizer(
     compare(run, losses, order, 0, 7)
 
 
-KINDS = [(loss, labels) for loss in LOSSES for labels in ((True, False) if loss == "cross_entropy" else (False,))]
+KINDS = [(loss, labels) for loss in LOSSES for labels in ((True, False) if loss in oracles.CLASS_LOSSES else (False,))]
 
 
 @NARROW_AND_WIDE

@@ -13,8 +13,21 @@ import numpy as np
 from ..network import Layer, Network
 from .activations import IDENTITY, RELU, activate, copy_block, floor_of, multiply_by_derivative
 from .compile import entry, jit
-from .elementary import exp, log, log1p_exp_minus, sigmoid
-from .losses import CROSS_ENTROPY, HALF_MSE, MSE, add_exactly, corrected, mean_loss
+from .elementary import exp, log, sigmoid
+from .losses import (
+    BINARY_CROSS_ENTROPY,
+    BINARY_LOG_LOSS,
+    HALF_MSE,
+    LOG_LOSS,
+    MSE,
+    add_exactly,
+    binary_surprise,
+    clip,
+    corrected,
+    epsilon,
+    mean_loss,
+    surprise_bounds,
+)
 from .optimizers import L2, update
 from .simd import (
     VECTOR_BYTES,
@@ -285,15 +298,15 @@ def _squares(n, m, columns, y, t, dy, divisor):
 
 
 @jit
-def _binary(n, m, columns, y, t, dy, divisor):
-    """Sum of (max(y, 0) - t y) + log(1 + e^-|y|) over n rows; dy = (sigmoid(y) - t) / divisor, 0 beyond them."""
+def _binary(loss, n, m, columns, y, t, dy, divisor):
+    """Sum of `binary_surprise` over n rows; dy = (sigmoid(y) - t) / divisor, 0 beyond them."""
     total, lost = 0.0, 0.0
     for j in range(m):
         part = wide_zeros(y)
         for i in range(0, columns, lanes(y)):
             place = j * columns + i
             logit, target = load(y + place), load(t + place)
-            value = (select(logit < 0.0, 0.0, logit) - target * logit) + log1p_exp_minus(logit)
+            value = binary_surprise(loss, epsilon(y), logit, target)
             part = wide_add(part, keep_first(value, n - i, 0.0))
             store(dy + place, keep_first((sigmoid(logit) - target) / divisor, n - i, 0.0))
         total, lost = add_exactly(total, lost, wide_total(part))
@@ -301,11 +314,12 @@ def _binary(n, m, columns, y, t, dy, divisor):
 
 
 @jit
-def _softmax(n, m, columns, y, t, has_labels, dy, divisor):
+def _softmax(loss, n, m, columns, y, t, has_labels, dy, divisor):
     """Sum of -t log softmax(y) over n rows; dy = (softmax(y) - t) / divisor, 0 beyond them.
 
     Where has_labels, the first row of t holds labels. A class of probability 0 contributes nothing.
     """
+    least, most = surprise_bounds(loss, epsilon(y))
     part = wide_zeros(y)
     for i in range(0, columns, lanes(y)):
         largest, labels = load(y + i), load(t + i)
@@ -324,7 +338,15 @@ def _softmax(n, m, columns, y, t, has_labels, dy, divisor):
             target = select(labels == j, splat(y, 1.0), 0.0) if has_labels else load(t + place)
             share = exp(load(y + place) - largest) / total
             store(dy + place, keep_first((share - target) / divisor, n - i, 0.0))
-        part = wide_add(part, keep_first(weight * log(total) - product, n - i, 0.0))
+        value = weight * log(total) - product
+        if loss == LOG_LOSS:
+            value = splat(y, 0.0)
+            for j in range(m):
+                place = j * columns + i
+                target = select(labels == j, splat(y, 1.0), 0.0) if has_labels else load(t + place)
+                surprises = clip(log(total) - (load(y + place) - largest), least, most)
+                value += select(target == 0.0, 0.0, target * surprises)
+        part = wide_add(part, keep_first(value, n - i, 0.0))
     return wide_total(part)
 
 
@@ -335,9 +357,9 @@ def _block_loss(loss, batch, n, m, columns, y, t, has_labels, dy):
         return _squares(n, m, columns, y, t, dy, batch * m * 0.5)
     if loss == HALF_MSE:
         return _squares(n, m, columns, y, t, dy, batch * 1.0)
-    if loss == CROSS_ENTROPY:
-        return _softmax(n, m, columns, y, t, has_labels, dy, batch)
-    return _binary(n, m, columns, y, t, dy, batch * m)
+    if loss in (BINARY_CROSS_ENTROPY, BINARY_LOG_LOSS):
+        return _binary(loss, n, m, columns, y, t, dy, batch * m if loss == BINARY_CROSS_ENTROPY else batch)
+    return _softmax(loss, n, m, columns, y, t, has_labels, dy, batch)
 
 
 @jit

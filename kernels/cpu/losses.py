@@ -1,11 +1,12 @@
-"""The four losses: value and gradient over chunks of rows, partial sums added in the order of the rows."""
+"""The losses: value and gradient over chunks of rows, partial sums added in the order of the rows."""
 
 import math
 
 from ..contract import LOSSES
 from .compile import jit
-from .elementary import exp, log1p_exp_minus, sigmoid
+from .elementary import exp, log, log1p_exp_minus, sigmoid
 from .simd import (
+    VECTOR_BYTES,
     address_of,
     element,
     keep_first,
@@ -21,8 +22,9 @@ from .simd import (
     wide_zeros,
 )
 
-MSE, HALF_MSE, CROSS_ENTROPY, BINARY_CROSS_ENTROPY = (
-    LOSSES[name].code for name in ("mse", "half_mse", "cross_entropy", "binary_cross_entropy")
+MSE, HALF_MSE, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, LOG_LOSS, BINARY_LOG_LOSS = (
+    LOSSES[name].code
+    for name in ("mse", "half_mse", "cross_entropy", "binary_cross_entropy", "log_loss", "binary_log_loss")
 )
 
 LEAST_ROWS, MOST_CHUNKS = 32, 1024
@@ -55,6 +57,39 @@ def corrected(total, lost):
 
 
 @jit
+def epsilon(y):
+    """The distance from 1 to the next number of y's element type."""
+    return 2.0**-52 if VECTOR_BYTES // lanes(y) == 8 else 2.0**-23
+
+
+@jit
+def surprise_bounds(loss, eps):
+    """The least and the largest -log p that count: of p = 1 - eps and p = eps for log_loss, else any."""
+    if loss == LOG_LOSS:
+        return -math.log1p(-eps), -math.log(eps)
+    return -math.inf, math.inf
+
+
+@jit
+def clip(value, least, most):
+    """A vector within bounds; NaN stays NaN."""
+    value = select(value < least, least, value)
+    return select(value > most, most, value)
+
+
+@jit
+def binary_surprise(loss, eps, logit, target):
+    """-t log p - (1 - t) log(1 - p) of vectors, p = sigmoid(logit): (max(y, 0) - t y) + log(1 + e^-|y|).
+
+    For binary_log_loss it is taken from p, with scikit-learn's roundings: 1 - p has few digits where p is near 1.
+    """
+    if loss == BINARY_LOG_LOSS:
+        p = clip(sigmoid(logit), eps, 1.0 - eps)
+        return -(target * log(p) + (1.0 - target) * log(1.0 - p))
+    return (select(logit < 0.0, 0.0, logit) - target * logit) + log1p_exp_minus(logit)
+
+
+@jit
 def _squares(count, y, t, dy, wants_gradient, divisor):
     """Sum of (y - t)^2 over `count` elements; dy = (y - t) / divisor."""
     total, lost = 0.0, 0.0
@@ -71,16 +106,15 @@ def _squares(count, y, t, dy, wants_gradient, divisor):
 
 
 @jit
-def _binary(count, y, t, dy, wants_gradient, divisor):
-    """Sum of (max(y, 0) - t y) + log(1 + e^-|y|) over `count` elements; dy = (sigmoid(y) - t) / divisor."""
+def _binary(loss, count, y, t, dy, wants_gradient, divisor):
+    """Sum of `binary_surprise` over `count` elements; dy = (sigmoid(y) - t) / divisor."""
     total, lost = 0.0, 0.0
     for start in range(0, count, RUN * lanes(y)):
         part = wide_zeros(y)
         for j in range(start, min(count, start + RUN * lanes(y)), lanes(y)):
             width = min(lanes(y), count - j)
             logit, target = load_first(y + j, width), load_first(t + j, width)
-            value = (select(logit < 0.0, 0.0, logit) - target * logit) + log1p_exp_minus(logit)
-            part = wide_add(part, keep_first(value, width, 0.0))
+            part = wide_add(part, keep_first(binary_surprise(loss, epsilon(y), logit, target), width, 0.0))
             if wants_gradient:
                 store_first(dy + j, (sigmoid(logit) - target) / divisor, width)
         total, lost = add_exactly(total, lost, wide_total(part))
@@ -88,7 +122,7 @@ def _binary(count, y, t, dy, wants_gradient, divisor):
 
 
 @jit
-def _softmax_row(m, y, t, label, dy, wants_gradient, divisor):
+def _softmax_row(loss, m, y, t, label, dy, wants_gradient, divisor):
     """-sum of t log softmax(y) over one row of m; dy = (softmax(y) - t) / divisor. Shifted by the largest logit.
 
     t is 1 at `label` and 0 elsewhere, or where label is -1 it is read. A class of probability 0 contributes nothing.
@@ -119,7 +153,17 @@ def _softmax_row(m, y, t, label, dy, wants_gradient, divisor):
         for j in range(0, m, lanes(y)):
             width = min(lanes(y), m - j)
             store_first(dy + j, load_first(dy + j, width) / divisor, width)
-    return weight * math.log(total) - product
+    least, most = surprise_bounds(loss, epsilon(y))
+    if loss == LOG_LOSS and label < 0:
+        value = 0.0
+        for j in range(0, m, lanes(y)):
+            width = min(lanes(y), m - j)
+            target = load_first(t + j, width)
+            surprises = clip(math.log(total) - (load_first(y + j, width) - largest), least, most)
+            value += sum_lanes(select(target == 0.0, 0.0, target * surprises))
+        return value
+    value = weight * math.log(total) - product
+    return least if value < least else most if value > most else value
 
 
 @jit
@@ -132,12 +176,12 @@ def rows_loss(loss, n, rows, m, y, t, labels, dy, wants_gradient):
         return _squares(rows * m, y, t, dy, wants_gradient, n * m / 2)
     if loss == HALF_MSE:
         return _squares(rows * m, y, t, dy, wants_gradient, n)
-    if loss == BINARY_CROSS_ENTROPY:
-        return _binary(rows * m, y, t, dy, wants_gradient, n * m)
+    if loss in (BINARY_CROSS_ENTROPY, BINARY_LOG_LOSS):
+        return _binary(loss, rows * m, y, t, dy, wants_gradient, n * m if loss == BINARY_CROSS_ENTROPY else n)
     total, lost = 0.0, 0.0
     for i in range(rows):
         label = labels[i] if address_of(labels) != 0 else -1
-        part = _softmax_row(m, y + i * m, t + i * m, label, dy + i * m, wants_gradient, n)
+        part = _softmax_row(loss, m, y + i * m, t + i * m, label, dy + i * m, wants_gradient, n)
         total, lost = add_exactly(total, lost, part)
     return corrected(total, lost)
 
@@ -149,6 +193,6 @@ def mean_loss(loss, n, m, partial, chunks):
     for chunk in range(chunks):
         total, lost = add_exactly(total, lost, partial[chunk])
     total = corrected(total, lost)
-    if loss == CROSS_ENTROPY:
+    if loss in (CROSS_ENTROPY, LOG_LOSS, BINARY_LOG_LOSS):
         return total / n
     return total / (2 * n) if loss == HALF_MSE else total / (n * m)

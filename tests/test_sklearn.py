@@ -1,0 +1,303 @@
+"""fastmlp.sklearn: scikit-learn's estimators on our kernels follow scikit-learn's own, seed for seed."""
+
+import copy
+import logging
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+sklearn = pytest.importorskip("sklearn")
+
+from sklearn import neural_network  # noqa: E402
+from sklearn.base import clone  # noqa: E402
+from sklearn.datasets import load_diabetes, load_digits, make_multilabel_classification  # noqa: E402
+from sklearn.exceptions import ConvergenceWarning, NotFittedError  # noqa: E402
+from sklearn.model_selection import GridSearchCV  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
+
+import fastmlp  # noqa: E402
+from fastmlp.errors import BackendUnavailable  # noqa: E402
+from fastmlp.sklearn import MLPClassifier, MLPRegressor  # noqa: E402
+from fastmlp.sklearn.engine import Engine  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+DIGITS, CLASSES = load_digits(return_X_y=True)
+DIGITS, CLASSES = DIGITS[:600] / 16, CLASSES[:600]
+TOPICS, TOPIC_LABELS = make_multilabel_classification(300, 20, n_classes=4, random_state=1)
+DIABETES, PROGRESS = load_diabetes(return_X_y=True)
+DIABETES, PROGRESS = DIABETES / DIABETES.std(axis=0), (PROGRESS - PROGRESS.mean()) / PROGRESS.std()
+
+PROBLEMS = {
+    "multiclass": (MLPClassifier, DIGITS, CLASSES),
+    "binary": (MLPClassifier, DIGITS, np.where(CLASSES > 4, "large", "small")),
+    "multilabel": (MLPClassifier, TOPICS / TOPICS.std(axis=0), TOPIC_LABELS),
+    "regression": (MLPRegressor, DIABETES, PROGRESS),
+    "two outputs": (MLPRegressor, DIABETES, np.stack([PROGRESS, DIABETES[:, 0]], axis=1)),
+}
+
+SETTINGS = [
+    {},
+    {"solver": "sgd", "learning_rate_init": 0.05},
+    {"solver": "sgd", "nesterovs_momentum": False, "learning_rate": "invscaling", "learning_rate_init": 0.1},
+    {"solver": "sgd", "momentum": 0.0, "learning_rate": "adaptive", "tol": 0.05, "n_iter_no_change": 2},
+    {"hidden_layer_sizes": (30, 20), "activation": "tanh", "batch_size": 37, "alpha": 0.1},
+    {"hidden_layer_sizes": (), "alpha": 0.0, "shuffle": False},
+    {"activation": "logistic", "early_stopping": True, "beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-6},
+    {"activation": "identity", "early_stopping": True, "solver": "sgd", "validation_fraction": 0.3, "batch_size": 1000},
+]
+
+EPOCHS = 8
+
+
+def theirs(ours):
+    """scikit-learn's estimator with the parameters of ours."""
+    return getattr(neural_network, type(ours).__name__)(**ours.get_params())
+
+
+def fitted(problem, dtype="float64", **settings):
+    """Ours and theirs, fitted alike, with the same warnings."""
+    kind, x, y = PROBLEMS[problem]
+    ours = kind(**{"max_iter": EPOCHS, "random_state": 3} | settings)
+    pair, told = (ours, theirs(ours)), []
+    for estimator in pair:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            estimator.fit(x.astype(dtype), y)
+        told.append([(each.category, str(each.message)) for each in caught])
+    assert told[0] == told[1]
+    return (*pair, x.astype(dtype))
+
+
+def assert_follows(ours, theirs, steps):
+    """The same decisions, and numbers apart by no more than what rounding does.
+
+    Each step's gradient is off by the rounding of sums of a few hundred terms, far from cancelling: some 100 eps of the
+    gradient's size. Adam's step is at most some learning rates long whatever the gradient's size, SGD's is proportional
+    to it, so that a step moves a parameter by 100 eps of the step at most, and `steps` of them by 100 eps times what
+    they have moved it, here less than 1. Parameters, losses and scores are of the size 1.
+    """
+    eps = np.finfo(ours.coefs_[0].dtype).eps
+    bound = 100 * eps * steps
+    for name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "_no_improvement_count"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    for a, b in zip(ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound)
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=bound)
+    assert ours.loss_ == ours.loss_curve_[-1]
+    if theirs.validation_scores_ is None:
+        assert ours.validation_scores_ is None
+        assert ours.best_loss_ == pytest.approx(theirs.best_loss_, rel=float(bound))
+    else:
+        np.testing.assert_allclose(ours.validation_scores_, theirs.validation_scores_, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(map(str, settings.values())) or "default")
+def test_fit_follows_scikit_learn(problem, settings, dtype, caplog):
+    caplog.set_level(logging.INFO, "fastmlp.sklearn")
+    ours, reference, x = fitted(problem, dtype, **settings)
+    assert "was accelerated" in caplog.text
+    n = len(x)
+    steps = EPOCHS * -(-n // (ours.batch_size if isinstance(ours.batch_size, int) else 200))
+    assert_follows(ours, reference, steps)
+    bound = 1000 * np.finfo(dtype).eps * steps
+    if isinstance(ours, MLPRegressor):
+        np.testing.assert_allclose(ours.predict(x), reference.predict(x), rtol=0, atol=bound)
+        assert ours.predict(x).dtype == reference.predict(x).dtype
+    else:
+        p = reference.predict_proba(x)
+        np.testing.assert_allclose(ours.predict_proba(x), p, rtol=0, atol=bound)
+        assert ours.predict_proba(x).dtype == p.dtype
+        differ = ours.predict(x) != reference.predict(x)
+        assert not differ.any()
+        assert ours.predict(x).dtype == reference.predict(x).dtype
+
+
+def test_the_learning_goes_on_where_it_stopped(dtype):
+    """partial_fit and warm_start: the optimiser's memory, its count and its rate stay scikit-learn's."""
+    x = DIGITS.astype(dtype)
+    ours = MLPClassifier((20,), random_state=1)
+    reference = theirs(ours)
+    for estimator in (ours, reference):
+        for part in range(4):
+            rows = slice(150 * part, 150 * part + 150)
+            estimator.partial_fit(x[rows], CLASSES[rows], classes=range(10))
+    assert_follows(ours, reference, 4)
+    assert ours._optimizer.t == reference._optimizer.t == 4
+    assert ours._optimizer.learning_rate == reference._optimizer.learning_rate
+    for name in ("ms", "vs"):
+        for a, b in zip(getattr(ours._optimizer, name), getattr(reference._optimizer, name), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=100 * np.finfo(dtype).eps)
+    for estimator in (ours, reference):
+        estimator.set_params(warm_start=True, max_iter=3)
+        estimator.fit(x, CLASSES).fit(x, CLASSES)
+    assert_follows(ours, reference, 4 + 2 * 3 * 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "reason"),
+    [
+        ({"solver": "lbfgs"}, {}, "solver='lbfgs'"),
+        ({}, {"sample_weight": np.linspace(1, 2, 600)}, "sample_weight"),
+        ({}, {"sparse": True}, "sparse"),
+    ],
+)
+def test_what_is_not_covered_runs_scikit_learns_code_and_is_logged(settings, arguments, reason, caplog):
+    caplog.set_level(logging.INFO, "fastmlp.sklearn")
+    arguments = dict(arguments)
+    x = scipy.sparse.csr_array(DIGITS) if arguments.pop("sparse", False) else DIGITS
+    ours = MLPClassifier((20,), max_iter=4, random_state=2, **settings)
+    reference = theirs(ours).fit(x, CLASSES, **arguments)
+    ours.fit(x, CLASSES, **arguments)
+    assert reason in caplog.text
+    assert "runs scikit-learn's code" in caplog.text
+    for a, b in zip(ours.coefs_, reference.coefs_, strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Predictions of a dense x are ours all the same.
+    np.testing.assert_allclose(ours.predict_proba(DIGITS), reference.predict_proba(DIGITS), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(ours.predict_proba(x), reference.predict_proba(x), rtol=0, atol=1e-13)
+
+
+def test_poisson_runs_scikit_learns_code(caplog):
+    if "loss" not in MLPRegressor().get_params():
+        pytest.skip("this scikit-learn has no poisson loss")
+    caplog.set_level(logging.INFO, "fastmlp.sklearn")
+    ours = MLPRegressor(loss="poisson", max_iter=3, random_state=0).fit(DIABETES, PROGRESS + 3)
+    assert "loss='poisson' is not covered" in caplog.text
+    reference = theirs(ours).fit(DIABETES, PROGRESS + 3)
+    np.testing.assert_array_equal(ours.predict(DIABETES), reference.predict(DIABETES))
+
+
+def test_a_named_backend_that_cannot_run_is_an_error(monkeypatch):
+    monkeypatch.setenv("FASTMLP_BACKEND", "cuda")
+    with pytest.raises(BackendUnavailable, match="'cuda' cannot run here"):
+        MLPClassifier(max_iter=1).fit(DIGITS, CLASSES)
+
+
+def test_the_reference_backend_can_be_named(monkeypatch):
+    monkeypatch.setenv("FASTMLP_BACKEND", "numpy")
+    ours, reference, _ = fitted("multiclass")
+    assert_follows(ours, reference, EPOCHS * 3)
+
+
+@pytest.mark.parametrize(
+    ("granted", "asked", "expected"), [("1", None, 1), ("1", "2", 2), ("5", None, 3), ("x", None, 3)]
+)
+def test_threads_keep_to_what_joblib_grants(monkeypatch, granted, asked, expected):
+    seen = []
+    step = Engine.train_step
+
+    def spy(*arguments):
+        seen.append(fastmlp.get_num_threads())
+        return step(*arguments)
+
+    monkeypatch.setattr(Engine, "train_step", spy)
+    monkeypatch.setenv("OMP_NUM_THREADS", granted)
+    monkeypatch.delenv("FASTMLP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("FASTMLP_NUM_THREADS", asked)
+    fastmlp.set_num_threads(int(asked or 3))
+    try:
+        MLPClassifier((5,), max_iter=1).fit(DIGITS, CLASSES)
+    finally:
+        fastmlp.set_num_threads(None)
+    assert set(seen) == {expected}
+
+
+def test_predictions_follow_the_coefficients_that_a_user_sets():
+    ours = MLPRegressor(hidden_layer_sizes=5, max_iter=2, random_state=0).fit(DIABETES, PROGRESS)
+    before = ours.predict(DIABETES)
+    ours.intercepts_[-1][:] += 1
+    np.testing.assert_allclose(ours.predict(DIABETES), before + 1, rtol=0, atol=1e-14)
+    ours.intercepts_[-1] = ours.intercepts_[-1] + 1
+    np.testing.assert_allclose(ours.predict(DIABETES), before + 2, rtol=0, atol=1e-14)
+
+
+def test_a_new_fit_leaves_the_arrays_of_the_last_one_alone():
+    ours = MLPRegressor(hidden_layer_sizes=5, max_iter=2, random_state=0).fit(DIABETES, PROGRESS)
+    kept = ours.coefs_[0]
+    before = kept.copy()
+    ours.set_params(random_state=1).fit(DIABETES, PROGRESS)
+    np.testing.assert_array_equal(kept, before)
+    assert (ours.coefs_[0] != before).any()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))], ids=["deepcopy", "pickle"])
+def test_copies_predict_and_learn_on_alone(copied):
+    ours = MLPClassifier((7,), max_iter=2, random_state=0).fit(DIGITS, CLASSES)
+    other = copied(ours)
+    assert other.get_params() == ours.get_params()
+    np.testing.assert_array_equal(other.predict_proba(DIGITS), ours.predict_proba(DIGITS))
+    before = ours.coefs_[0].copy()
+    other.partial_fit(DIGITS, CLASSES)
+    np.testing.assert_array_equal(ours.coefs_[0], before)
+    ours.partial_fit(DIGITS, CLASSES)
+    np.testing.assert_array_equal(other.coefs_[0], ours.coefs_[0])
+    assert not hasattr(clone(ours), "coefs_")
+
+
+@pytest.mark.parametrize(
+    "bad", [[[np.nan] * 64], np.ones((3, 63)), np.ones(64), np.full((1, 64), np.inf), np.ones((0, 64)), "text", None]
+)
+def test_bad_input_raises_what_scikit_learn_raises(bad):
+    ours, reference, _ = fitted("multiclass", max_iter=1)
+    with pytest.raises(Exception) as expected:
+        reference.predict(bad)
+    with pytest.raises(type(expected.value)) as raised:
+        ours.predict(bad)
+    assert str(raised.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba"])
+def test_an_unfitted_estimator_says_so(method):
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        getattr(MLPClassifier(), method)(DIGITS)
+
+
+def test_any_array_scikit_learn_takes_is_taken():
+    ours, reference, x = fitted("multiclass")
+    whole = np.round(16 * x)
+    for each in (x[:, ::-1], np.asfortranarray(x), x.astype("f4"), whole.astype(int), whole.astype("u1"), x.tolist()):
+        np.testing.assert_allclose(ours.predict_proba(each), reference.predict_proba(each), rtol=0, atol=1e-12)
+    float32 = fitted("multiclass", "float32")
+    for each in (x, whole.astype(int)):
+        got, expected = (estimator.predict_proba(each) for estimator in float32[:2])
+        assert got.dtype == expected.dtype
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
+
+
+def test_divergence_raises_scikit_learns_error():
+    with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"), np.errstate(all="ignore"):
+        MLPRegressor(solver="sgd", learning_rate_init=1e9, max_iter=9, random_state=0).fit(1e9 * DIABETES, PROGRESS)
+
+
+def test_verbose_prints_what_scikit_learn_prints(capsys):
+    lines = []
+    for kind in (MLPClassifier, neural_network.MLPClassifier):
+        kind((5,), verbose=True, random_state=0, early_stopping=True, tol=1.0, n_iter_no_change=1).fit(DIGITS, CLASSES)
+        lines.append(capsys.readouterr().out)
+    assert lines[0] == lines[1]
+    assert "Validation score did not improve more than tol=1.000000 for 1 consecutive epochs. Stopping." in lines[0]
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_searches_in_parallel_find_the_same(backend):
+    joblib = pytest.importorskip("joblib")
+    found = []
+    for kind in (MLPClassifier, neural_network.MLPClassifier):
+        pipeline = make_pipeline(StandardScaler(), kind((10,), max_iter=3, random_state=0))
+        search = GridSearchCV(pipeline, {"mlpclassifier__alpha": [1e-4, 10.0]}, cv=3, n_jobs=2)
+        with joblib.parallel_backend(backend), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            search.fit(DIGITS, CLASSES)
+        found.append(search)
+    assert found[0].best_params_ == found[1].best_params_
+    ours, reference = (search.cv_results_["mean_test_score"] for search in found)
+    np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-12)
+    assert hasattr(found[0].best_estimator_[-1], "_engine")
