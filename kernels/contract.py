@@ -25,8 +25,8 @@ derivatives, loss, gradients and optimiser. Only the operands of its products ar
 `round` is to the nearest bfloat16, ties to even: for a float32 with the bits u, the bits (u + 0x7fff + (u >> 16 & 1)) &
 0xffff0000. Subnormals follow the same rule, Inf stays Inf, values of at least 2^128 - 2^119 become Inf; a NaN stays
 NaN: (u | 0x00400000) & 0xffff0000. A product of two such values is exact in float32 unless it leaves its range, and
-sums are float32's, so a product's error bound is OPERATIONS', with eps of float32, against float64 on rounded operands. Through
-several layers two backends may differ by more: a last bit of float32 can turn the rounding of an element."""
+sums are float32's, so a product's error bound is OPERATIONS', with eps of float32, against float64 on rounded operands.
+Through several layers two backends may differ by more: a last bit of float32 can turn the rounding of an element."""
 
 ALIGNMENT = 64
 """Bytes: every buffer a kernel is given starts on a multiple of this, and so does every weight and bias in it."""
