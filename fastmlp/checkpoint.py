@@ -1,9 +1,9 @@
 """Checkpoints: one safetensors file that holds all a network needs to go on, in any process, bit for bit.
 
-Tensors, in the network's dtype: "layers.0.weight" (out, in) and "layers.0.bias" (out,) as PyTorch's Linear keeps them,
-and the optimiser's memory, "optimizer.0.layers.0.weight" and so on, its first number being the slot. Metadata: one
-entry, "fastmlp", a JSON object with `format` (1), `configuration` (the arguments of `MLP`), `updates`, `epochs` and
-`random_state` (of the PCG64 that shuffles).
+Tensors, in the network's dtype (float32 where that is bfloat16): "layers.0.weight" (out, in) and "layers.0.bias" (out,)
+as PyTorch's Linear keeps them, and the optimiser's memory, "optimizer.0.layers.0.weight" and so on, its first number
+being the slot. Metadata: one entry, "fastmlp", a JSON object with `format` (1), `configuration` (the arguments of
+`MLP`), `updates`, `epochs` and `random_state` (of the PCG64 that shuffles).
 """
 
 import itertools
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 ENTRY = "fastmlp"
-STORED = {"float32": "F32", "float64": "F64"}
+STORED = {"float32": "F32", "float64": "F64", "bfloat16": "F32"}
 COUNTS = ("updates", "epochs")
 LARGEST_COUNT = 2**53
 """A kernel counts updates on from here in int64 and float64."""

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     warm = commands.add_parser("warmup", help="compile all kernels now and keep them for later processes")
     warm.add_argument(
-        "--dtype", action="append", metavar="NAME", help="float32 (default) or float64; may be given again"
+        "--dtype", action="append", metavar="NAME", help="float32 (default), float64 or bfloat16; may be given again"
     )
     warm.set_defaults(command=_warmup)
 
@@ -169,10 +169,10 @@ def _threads(backend: str, asked: int | None = None) -> int:
 def _warmup(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from .kernels.arrays import as_dtype
+    from .kernels.arrays import as_network_dtype
     from .warming import warmup
 
-    dtypes = [as_dtype("--dtype", name).name for name in options.dtype or ["float32"]]
+    dtypes = [as_network_dtype("--dtype", name) for name in options.dtype or ["float32"]]
     started = time.perf_counter()
     with Console(stderr=True).status("starting") as status:
         for dtype in dtypes:

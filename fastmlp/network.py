@@ -1,5 +1,6 @@
 """The multilayer perceptron: its settings, its training and its predictions."""
 
+import functools
 import os
 import threading
 import time
@@ -44,12 +45,13 @@ class MLP:
     loss: "mse", "half_mse", "cross_entropy", "binary_cross_entropy", or scikit-learn's "log_loss", "binary_log_loss".
     optimizer: "sgd", "momentum", "nesterov", "adam" or "adamw"; `learning_rate`, `l2`, `momentum`, `beta1`, `beta2` and
         `epsilon` are the letters of their formulas in `fastmlp.kernels.contract`.
-    dtype: "float32" or "float64": of the parameters and of all arithmetic.
+    dtype: "float32" or "float64": of the parameters and of all arithmetic. "bfloat16": all arrays are float32, and so
+        is all arithmetic, but the operands of every product are rounded to bfloat16, as contract.BFLOAT16 says.
     backend: "numpy", "cpu", "cuda", or "auto", which `net.backend` then resolves; no other name ever falls back.
     seed: of initialisation and shuffling, 0 or more; None draws one from the system.
 
     Biases begin at zero, weights as `fastmlp.initialisation.initialise` says. One seed gives the same bits on every run
-    and for any number of threads, and the same first weights, rounded, in both dtypes.
+    and for any number of threads, and the same first weights, rounded, in all dtypes.
 
     Raises ArgumentError or DTypeError for a setting that cannot be used, BackendUnavailable for a backend that cannot
     run here.
@@ -80,7 +82,9 @@ class MLP:
             raise ArgumentError(
                 f"output_activation must be 'identity' with loss {loss!r}, which takes logits; got {activations[-1]!r}."
             )
-        self._structure = Network(widths, activations, loss, arrays.as_dtype("dtype", dtype))
+        dtype = arrays.as_network_dtype("dtype", dtype)
+        bfloat16 = dtype == "bfloat16"
+        self._structure = Network(widths, activations, loss, np.dtype("float32" if bfloat16 else dtype), bfloat16)
         self._optimizer = arrays.as_optimizer(optimizer, learning_rate, l2, momentum, beta1, beta2, epsilon)
         self.learning_rate = learning_rate
         self._random = np.random.Generator(
@@ -88,6 +92,8 @@ class MLP:
         )
         self._backend_asked = backend
         self._backend_name, self._backend = backends.resolve(backend)
+        if bfloat16:
+            _announce_emulation(self._backend_name)
 
         self._parameters = aligned_zeros(self._structure.size, self.dtype)
         self._optimizer_state = self._optimizer.new_state(self._structure.size, self.dtype)
@@ -108,7 +114,7 @@ class MLP:
 
     @property
     def dtype(self) -> np.dtype:
-        """Element type of the parameters and of all arithmetic."""
+        """Element type of the arrays: parameters, inputs and outputs; float32 for a network of dtype "bfloat16"."""
         return self._structure.dtype
 
     @property
@@ -176,7 +182,7 @@ class MLP:
             "layers": list(structure.widths),
             "activation": list(structure.activations),
             "loss": structure.loss,
-            "dtype": structure.dtype.name,
+            "dtype": structure.dtype_name,
             "optimizer": optimizer.pop("name"),
             **optimizer,
         }
@@ -479,6 +485,17 @@ class _Pace:
 
     def measure(self, seconds: float) -> None:
         self._seconds = max(seconds, 1e-9)
+
+
+@functools.cache
+def _announce_emulation(backend: str) -> None:
+    """Warn, once a process for each backend, that bfloat16 saves no time there."""
+    warnings.warn(
+        f"dtype 'bfloat16' is emulated on backend {backend!r}: operands are rounded to bfloat16 and multiplied in "
+        "float32, which is slower than dtype='float32'. It shows how a network trains on a matrix unit.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _diverged(losses: np.ndarray, first: int) -> bool:

@@ -114,9 +114,10 @@ class Plan:
         unknown = "threads of the GPU" if self.backend == "cuda" else "threads as NumPy's BLAS decides"
         threads = unknown if self.threads is None else f"threads: {self.threads}"
         lines = [
-            f"MLP {widths}, {self.structure.dtype}, {self.structure.loss}, {self.optimizer.name}, "
+            f"MLP {widths}, {self.structure.dtype_name}, {self.structure.loss}, {self.optimizer.name}, "
             f"batch {self.batch_size}",
             f"backend {self.backend} ({self.reason}), {threads}",
+            *(["bfloat16 is emulated: rounded operands, float32 arithmetic"] if self.structure.bfloat16 else []),
             "",
             f"{'layer':>5}  {'operation':<22}  {'n x k x m':>18}  {'activation':<10}  {'MFLOP':>10}  {'KiB moved':>10}",
         ]

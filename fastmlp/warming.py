@@ -5,17 +5,18 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from . import kernels
-from .kernels.arrays import as_dtype
+from .kernels.arrays import as_network_dtype
 from .network import MLP
 
 
 def warmup(dtype: str = "float32", tell: Callable[[str], object] = lambda name: None) -> None:
-    """Compile all kernels for elements of `dtype`, "float32" or "float64", and keep them for the next process.
+    """Compile all kernels for networks of `dtype`, and keep them for the next process.
 
-    It takes some ten seconds, or less than one where the kernels have been kept. `tell` is called with the name of each
-    group of kernels when its turn comes. Raises ArgumentError for another dtype, BackendUnavailable without Numba.
+    "bfloat16" shares those of "float32". It takes some ten seconds, or less than one where the kernels have been kept.
+    `tell` is called with the name of each group of kernels when its turn comes. Raises ArgumentError for another dtype,
+    BackendUnavailable without Numba.
     """
-    for name in _stages(as_dtype("dtype", dtype).name):
+    for name in _stages(as_network_dtype("dtype", dtype)):
         tell(name)
 
 
@@ -25,18 +26,18 @@ def _stages(dtype: str) -> Iterator[str]:
     for name, widths in (("training", (200, 200)), ("training of narrow networks", (3, 2))):
         yield name
         net = MLP(widths, dtype=dtype, backend="cpu")
-        x, t = np.ones((2, widths[0]), dtype), np.ones((2, widths[1]), dtype)
+        x, t = np.ones((2, widths[0]), net.dtype), np.ones((2, widths[1]), net.dtype)
         net.train_step(x, t)
         net.gradients(x, t)
     labels = np.zeros(2, np.int64)
     MLP(widths, loss="cross_entropy", dtype=dtype, backend="cpu").train_step(x, labels)
     yield "prediction"
-    net.predict(np.ones((200_000, 3), dtype))
+    net.predict(np.ones((200_000, 3), net.dtype))
     x.flags.writeable = False  # another type to compiled code
     net.predict(x)
     yield "losses"
     net.loss(x, t)
-    small, row, large = np.ones((2, 2), dtype), np.ones(2, dtype), np.ones((256, 256), dtype)
+    small, row, large = (np.ones(shape, net.dtype) for shape in ((2, 2), 2, (256, 256)))
     yield "matmul"
     kernels.matmul(small, small, backend="cpu")
     kernels.matmul(large, large, backend="cpu")

@@ -21,7 +21,7 @@ import numpy as np
 
 from fastmlp.errors import ArgumentError, BackendUnavailable, DTypeError, ShapeError, require_name
 
-from .contract import DTYPES, LOSSES, OPTIMIZERS
+from .contract import DTYPES, LOSSES, NETWORK_DTYPES, OPTIMIZERS
 from .network import Network, Optimizer
 
 _FLOATS = tuple(np.dtype(name) for name in DTYPES)
@@ -193,13 +193,13 @@ def _refuse_where(bad: np.ndarray, values: np.ndarray, message: str) -> None:
         raise ArgumentError(f"{message} [{index}] is {values[place]}.")
 
 
-def as_dtype(name: str, value: Any) -> np.dtype:
-    """np.dtype("float32") or np.dtype("float64") from anything NumPy takes for one; raises ArgumentError otherwise."""
+def as_network_dtype(name: str, value: Any) -> str:
+    """A name of contract.NETWORK_DTYPES from itself or anything NumPy takes for one; raises ArgumentError otherwise."""
     try:
         dtype = None if value is None else np.dtype(value)
-    except TypeError:
+    except TypeError:  # as "bfloat16" is to NumPy, unless another package has taught it
         dtype = None
-    return np.dtype(require_name(name, value if dtype is None else dtype.name, DTYPES))
+    return require_name(name, value if dtype is None else dtype.name, NETWORK_DTYPES)
 
 
 def as_integer(name: str, value: Any, minimum: int = 1) -> int:

@@ -10,6 +10,23 @@ from functools import cache
 from itertools import pairwise
 
 DTYPES = ("float32", "float64")
+"""Element types of arrays."""
+
+NETWORK_DTYPES = (*DTYPES, "bfloat16")
+"""Element types of a network: an array's, or BFLOAT16."""
+
+BFLOAT16 = """The dtype of a network whose arrays are all float32, and so are its biases, activations and their
+derivatives, loss, gradients and optimiser. Only the operands of its products are rounded, each time they are used:
+
+    forward          z  = round(x) @ round(w) + b        x: the layer's input, the samples included
+    input gradient   dx = round(dz) @ round(w).T         w: as it was before the step
+    weight gradient  dw = round(x).T @ round(dz)         db = the sum of dz itself over the rows
+
+`round` is to the nearest bfloat16, ties to even: for a float32 with the bits u, the bits (u + 0x7fff + (u >> 16 & 1)) &
+0xffff0000. Subnormals follow the same rule, Inf stays Inf, values of at least 2^128 - 2^119 become Inf; a NaN stays
+NaN: (u | 0x00400000) & 0xffff0000. A product of two such values is exact in float32 unless it leaves its range, and
+sums are float32's, so a product's error bound is OPERATIONS', with eps of float32, against float64 on rounded operands.
+Through several layers two backends may differ by more: a last bit of float32 can turn the rounding of an element."""
 
 ALIGNMENT = 64
 """Bytes: every buffer a kernel is given starts on a multiple of this, and so does every weight and bias in it."""

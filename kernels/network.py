@@ -48,12 +48,21 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """Widths (input first), one activation a layer, loss and element type; hashable, without any weights."""
+    """Widths (input first), one activation a layer, loss and element type; hashable, without any weights.
+
+    `bfloat16`, for float32 only: the operands of every product are rounded as contract.BFLOAT16 says.
+    """
 
     widths: tuple[int, ...]
     activations: tuple[str, ...]
     loss: str
     dtype: np.dtype
+    bfloat16: bool = False
+
+    @property
+    def dtype_name(self) -> str:
+        """The element type by the name that a user gives: a name of contract.NETWORK_DTYPES."""
+        return "bfloat16" if self.bfloat16 else self.dtype.name
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

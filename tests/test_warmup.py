@@ -59,7 +59,8 @@ def test_after_the_command_nothing_is_left_to_compile(tmp_path):
     assert entries(tmp_path) == warm
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.filterwarnings("ignore:dtype 'bfloat16' is emulated:RuntimeWarning")
 def test_it_tells_what_it_compiles(dtype):
     told = []
     fastmlp.warmup(dtype, told.append)
@@ -68,13 +69,15 @@ def test_it_tells_what_it_compiles(dtype):
 
 
 def test_another_dtype_is_refused():
-    with pytest.raises(fastmlp.ArgumentError, match="dtype must be one of 'float32', 'float64'; got 'float16'"):
+    with pytest.raises(
+        fastmlp.ArgumentError, match="dtype must be one of 'float32', 'float64', 'bfloat16'; got 'float16'"
+    ):
         fastmlp.warmup("float16")
 
 
 def test_the_command_refuses_another_dtype(capsys):
     assert cli.main(["warmup", "--dtype", "int8"]) == 2
-    assert "--dtype must be one of 'float32', 'float64'; got 'int8'" in capsys.readouterr().err
+    assert "--dtype must be one of 'float32', 'float64', 'bfloat16'; got 'int8'" in capsys.readouterr().err
 
 
 def test_without_numba_there_is_nothing_to_warm_up(monkeypatch):

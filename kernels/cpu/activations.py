@@ -7,7 +7,18 @@ import numpy as np
 from ..contract import ACTIVATIONS, LEAKY_SLOPE
 from .compile import jit
 from .elementary import SINE_END, cos, erf, exp, sigmoid, sin, softplus, tanh
-from .simd import absolute, any_lane, element, fma, lanes, load_first, select, specialised, store_first
+from .simd import (
+    absolute,
+    any_lane,
+    element,
+    fma,
+    lanes,
+    load_first,
+    round_bfloat16,
+    select,
+    specialised,
+    store_first,
+)
 
 IDENTITY, RELU, LEAKY_RELU, TANH, SIGMOID, GELU, SILU, SOFTPLUS, SINE = (
     ACTIVATIONS[name].code
@@ -80,6 +91,16 @@ def copy_block(rows, columns, source, source_row, target, target_row):
         for j in range(0, columns, lanes(source)):
             count = min(lanes(source), columns - j)
             store_first(target + (i * target_row + j), load_first(source + (i * source_row + j), count), count)
+
+
+@jit
+def round_block(rows, columns, source, source_row, target, target_row):
+    """Target = source rounded to bfloat16."""
+    for i in range(rows):
+        for j in range(0, columns, lanes(source)):
+            count = min(lanes(source), columns - j)
+            rounded = round_bfloat16(load_first(source + (i * source_row + j), count))
+            store_first(target + (i * target_row + j), rounded, count)
 
 
 @jit

@@ -6,20 +6,24 @@ from ..contract import forward_flops
 from ..cores import get_num_threads
 from ..network import Network
 from .compile import called, entry
-from .layer import forward_layer
+from .layer import forward_layer, round_array
 from .simd import address_of, int64_at, pointer, pointer_at
 from .tables import (
     ACTIVATION,
+    BATCH_X,
     BIAS,
     CAPACITY,
+    FACTOR,
     INPUTS,
     LAYER_FIELDS,
     LAYERS,
     OUTPUT,
     OUTPUTS,
     PACKED,
+    ROUNDED,
     ROWS,
     SCRATCH,
+    SIZE,
     WEIGHTS,
 )
 from .team import LONG_FLOPS, PARALLEL_BYTES, conducted, members, threads_for
@@ -31,18 +35,27 @@ def _forward(shared, me, like, parameters, layers_address, plan_address, x, rows
     w, layers, plan = pointer_at(parameters, like), int64_at(layers_address), int64_at(plan_address)
     packed, scratch = pointer_at(plan[PACKED], like), pointer_at(plan[SCRATCH], like)
     last = plan[LAYERS] - 1
+    rounds, factors = plan[ROUNDED] != 0, w
+    if rounds:
+        factors = pointer_at(plan[ROUNDED], like)
+        round_array(shared, me, plan[SIZE], w, factors)
     for first in range(0, rows, plan[ROWS]):
         n = min(plan[ROWS], rows - first)
         below = pointer_at(x, like) + first * layers[INPUTS]
+        if rounds:
+            rounded_x = pointer_at(plan[BATCH_X], like)
+            round_array(shared, me, n * layers[INPUTS], below, rounded_x)
+            below = rounded_x
         for index in range(last + 1):
             layer = layers + index * LAYER_FIELDS
             m = layer[OUTPUTS]
             y = pointer_at(layer[OUTPUT], like) if index < last else pointer_at(out, like) + first * m
+            factor = pointer_at(layer[FACTOR], like) if index < last else y
             forward_layer(
-                shared, me, n, layer[INPUTS], m, below, w + layer[WEIGHTS], w + layer[BIAS], y, y, False,
+                shared, me, n, layer[INPUTS], m, below, factors + layer[WEIGHTS], w + layer[BIAS], y, factor, y, False,
                 layer[ACTIVATION], packed, plan[CAPACITY], scratch,
             )  # fmt: skip
-            below = y
+            below = factor
 
 
 X, ROWS_OF_X, OUT, ENTRY, ROW_FLOPS = range(3, 8)

@@ -41,11 +41,11 @@ def _linear_backward_update(
     _activation_gradient(shared, me, n, m, activation, pointer_at(dy, like), pointer_at(saved, like), dz)
     if dx != 0:
         dx_at = pointer_at(dx, like)
-        input_gradient(shared, me, n, k, m, dz, w, dx_at, IDENTITY, dz, zeros, packed, capacity, scratch)
+        input_gradient(shared, me, n, k, m, dz, w, dx_at, dx_at, IDENTITY, dz, zeros, packed, capacity, scratch)
     w0 = pointer_at(state, like)
     b0, slot = w0 + k * m, (k + 1) * m
     update_layer(
-        shared, me, n, k, m, x, dz, w, b, w0, w0 + slot, b0, b0 + slot, settings, updates,
+        shared, me, n, k, m, x, dz, dz, w, b, w0, w0 + slot, b0, b0 + slot, settings, updates,
         zeros, packed, capacity, scratch,
     )  # fmt: skip
 

@@ -12,8 +12,9 @@ from .workspace import address, products_for
 
 @entry
 def _linear_forward(shared, me, like, zeros, packed, capacity, scratch, n, k, m, x, w, b, y, z, activation):
+    y_at = pointer_at(y, like)
     forward_layer(
-        shared, me, n, k, m, pointer_at(x, like), pointer_at(w, like), pointer_at(b, like), pointer_at(y, like),
+        shared, me, n, k, m, pointer_at(x, like), pointer_at(w, like), pointer_at(b, like), y_at, y_at,
         pointer_at(z, like), z != 0, activation, pointer_at(packed, like), capacity, pointer_at(scratch, like),
     )  # fmt: skip
 

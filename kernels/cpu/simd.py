@@ -424,6 +424,29 @@ def binary_exponent(typingctx, x):
     return x(x), codegen
 
 
+@intrinsic
+def round_bfloat16(typingctx, x):
+    """Every float32 rounded to bfloat16 as contract.BFLOAT16 defines it; a vector of another type as it is."""
+
+    def codegen(context, builder, sig, args):
+        vector = args[0].type
+        if vector.element != ir.FloatType():
+            return args[0]
+        integers = ir.VectorType(I32, vector.count)
+
+        def every(value):
+            return ir.Constant(integers, [value] * vector.count)
+
+        bits = builder.bitcast(args[0], integers)
+        odd = builder.and_(builder.lshr(bits, every(16)), every(1))
+        nearest = builder.add(bits, builder.add(odd, every(0x7FFF)))
+        quiet = builder.or_(bits, every(0x00400000))
+        chosen = builder.select(builder.fcmp_unordered("uno", args[0], args[0]), quiet, nearest)
+        return builder.bitcast(builder.and_(chosen, every(0xFFFF0000)), vector)
+
+    return x(x), codegen
+
+
 LONG_POLYNOMIAL = 8
 """Coefficients from which the chain takes longer than the work beside it: split, tanh in float64 runs 10 % faster."""
 

@@ -5,9 +5,9 @@ import numpy as np
 from ..contract import GRADIENT_CODE, OPTIMIZERS, step_flops
 from ..network import Network, Optimizer
 from .across import train_across
-from .activations import copy_block, multiply_by_derivative
+from .activations import copy_block, multiply_by_derivative, round_block
 from .compile import entry, jit
-from .layer import forward_layer, input_gradient, update_layer
+from .layer import forward_layer, input_gradient, round_array, update_layer
 from .losses import chunk_rows, mean_loss, rows_loss
 from .simd import (
     address_of,
@@ -28,6 +28,8 @@ from .tables import (
     BATCH_X,
     BIAS,
     CAPACITY,
+    FACTOR,
+    FACTOR0,
     GRADIENT0,
     INPUTS,
     LAYER_FIELDS,
@@ -37,6 +39,7 @@ from .tables import (
     OUTPUTS,
     PACKED,
     PARTIAL,
+    ROUNDED,
     SAVED,
     SCRATCH,
     WEIGHTS,
@@ -81,10 +84,11 @@ def _gather(shared, me, n, order, x, k, batch_x, target, m, batch_target, labels
 
 @jit
 def _loss(shared, me, plan, layer, n, target, labels, value):
-    """Two phases: dJ/dz of the last layer to its gradient buffer and J's partial sums; J to value[0]."""
+    """Two phases: dJ/dz of the last layer to its gradient buffer, its factor, and J's partial sums; J to value[0]."""
     m, activation = layer[OUTPUTS], layer[ACTIVATION]
     y, saved = pointer_at(layer[OUTPUT], target), pointer_at(layer[SAVED], target)
-    dz = pointer_at(plan[GRADIENT0 + (plan[LAYERS] - 1) % 2], target)
+    parity = (plan[LAYERS] - 1) % 2
+    dz, factor = pointer_at(plan[GRADIENT0 + parity], target), pointer_at(plan[FACTOR0 + parity], target)
     rows = chunk_rows(n)
     chunks = -(-n // rows)
     partial = float64_at(plan[PARTIAL])
@@ -95,6 +99,8 @@ def _loss(shared, me, plan, layer, n, target, labels, value):
         named = labels + i if address_of(labels) != 0 else labels
         partial[chunk] = rows_loss(plan[LOSS], n, count, m, y + i * m, target + i * m, named, dz + i * m, True)
         multiply_by_derivative(activation, count, m, dz + i * m, m, saved + i * m, m)
+        if address_of(factor) != address_of(dz):
+            round_block(count, m, dz + i * m, m, factor + i * m, m)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
     # A phase of its own, done before the next step's sums overwrite these.
@@ -104,41 +110,42 @@ def _loss(shared, me, plan, layer, n, target, labels, value):
 
 
 @jit
-def _forward(shared, me, plan, layers, n, x, parameters):
-    """Every layer of n rows, from x to the last layer's buffer."""
+def _forward(shared, me, plan, layers, n, x, parameters, factors):
+    """Every layer of n rows, from x to the last layer's buffer; products take the weights from `factors`."""
     below = x
     for index in range(plan[LAYERS]):
         layer = layers + index * LAYER_FIELDS
-        y, saved = pointer_at(layer[OUTPUT], x), pointer_at(layer[SAVED], x)
+        y, factor, saved = pointer_at(layer[OUTPUT], x), pointer_at(layer[FACTOR], x), pointer_at(layer[SAVED], x)
         forward_layer(
-            shared, me, n, layer[INPUTS], layer[OUTPUTS], below, parameters + layer[WEIGHTS], parameters + layer[BIAS],
-            y, saved, layer[SAVED] != layer[OUTPUT], layer[ACTIVATION],
+            shared, me, n, layer[INPUTS], layer[OUTPUTS], below, factors + layer[WEIGHTS], parameters + layer[BIAS],
+            y, factor, saved, layer[SAVED] != layer[OUTPUT], layer[ACTIVATION],
             pointer_at(plan[PACKED], x), plan[CAPACITY], pointer_at(plan[SCRATCH], x),
         )  # fmt: skip
-        below = y
+        below = factor
 
 
 @jit
-def _backward(shared, me, plan, layers, n, x, parameters, state, size, settings, updates):
+def _backward(shared, me, plan, layers, n, x, parameters, factors, state, size, settings, updates):
     """Every layer from the last: dJ/dz of the layer below, by the weights as they were, then this layer's update."""
     packed, scratch, zeros = pointer_at(plan[PACKED], x), pointer_at(plan[SCRATCH], x), pointer_at(plan[ZEROS], x)
     for index in range(plan[LAYERS] - 1, -1, -1):
         layer = layers + index * LAYER_FIELDS
         k, m = layer[INPUTS], layer[OUTPUTS]
         w, b = parameters + layer[WEIGHTS], parameters + layer[BIAS]
-        dz = pointer_at(plan[GRADIENT0 + index % 2], x)
+        dz, factor = pointer_at(plan[GRADIENT0 + index % 2], x), pointer_at(plan[FACTOR0 + index % 2], x)
         below = x
         if index > 0:
             before = layers + (index - 1) * LAYER_FIELDS
-            below = pointer_at(before[OUTPUT], x)
+            below = pointer_at(before[FACTOR], x)
             dx = pointer_at(plan[GRADIENT0 + (index - 1) % 2], x)
-            saved = pointer_at(before[SAVED], x)
+            dx_factor = pointer_at(plan[FACTOR0 + (index - 1) % 2], x)
             input_gradient(
-                shared, me, n, k, m, dz, w, dx, before[ACTIVATION], saved, zeros, packed, plan[CAPACITY], scratch
-            )
+                shared, me, n, k, m, factor, factors + layer[WEIGHTS], dx, dx_factor, before[ACTIVATION],
+                pointer_at(before[SAVED], x), zeros, packed, plan[CAPACITY], scratch,
+            )  # fmt: skip
         w0, b0 = state + layer[WEIGHTS], state + layer[BIAS]
         update_layer(
-            shared, me, n, k, m, below, dz, w, b, w0, w0 + size, b0, b0 + size, settings, updates,
+            shared, me, n, k, m, below, dz, factor, w, b, w0, w0 + size, b0, b0 + size, settings, updates,
             zeros, packed, plan[CAPACITY], scratch,
         )  # fmt: skip
 
@@ -159,6 +166,9 @@ def _train(
     k, m = layers[INPUTS], last[OUTPUTS]
     batch_x, batch_target = pointer_at(plan[BATCH_X], like), pointer_at(plan[BATCH_TARGET], like)
     batch_labels = int64_at(plan[BATCH_LABELS] if has_labels else 0)
+    rounds, factors = plan[ROUNDED] != 0, w
+    if rounds:
+        factors = pointer_at(plan[ROUNDED], like)
     position = start
     for step in range(steps):
         first = position % rows
@@ -169,9 +179,13 @@ def _train(
         else:
             step_x, step_target = x + first * k, target + first * m
             step_labels = labels + first if has_labels else labels
-        _forward(shared, me, plan, layers, n, step_x, w)
+        if rounds:
+            round_array(shared, me, size, w, factors)
+            round_array(shared, me, n * k, step_x, batch_x)
+            step_x = batch_x
+        _forward(shared, me, plan, layers, n, step_x, w, factors)
         _loss(shared, me, plan, last, n, step_target, step_labels, losses + step)
-        _backward(shared, me, plan, layers, n, step_x, w, state, size, settings, updates + step)
+        _backward(shared, me, plan, layers, n, step_x, w, factors, state, size, settings, updates + step)
         position += n
 
 

@@ -23,6 +23,9 @@ from .tables import (
     CAPACITY,
     COPIES,
     COPY_SIZE,
+    FACTOR,
+    FACTOR0,
+    FACTOR1,
     GRADIENT,
     GRADIENT0,
     GRADIENT1,
@@ -33,8 +36,10 @@ from .tables import (
     PACKED,
     PARTIAL,
     PLAN_FIELDS,
+    ROUNDED,
     ROWS,
     SCRATCH,
+    SIZE,
     ZEROS,
 )
 from .team import PARALLEL_BYTES, PARALLEL_FLOPS
@@ -119,6 +124,10 @@ class Workspace:
             for layer, output in zip(layers, outputs, strict=True)
         ]
         layers_table, plan = _tables(network, outputs, saved)
+        if network.bfloat16:
+            layers_table[:-1, FACTOR] = [self._new(held * layer.outputs, dtype) for layer in layers[:-1]]
+            plan[ROUNDED], plan[SIZE] = self._new(network.size, dtype), network.size
+            plan[BATCH_X] = self._new(rows * widths[0], dtype)
         self.tables = self._kept(layers_table, plan)
         large = network.size * dtype.itemsize >= PARALLEL_BYTES
         self.rows_alone = 0 if large else (PARALLEL_FLOPS - 1) // forward_flops(widths, 1)
@@ -136,11 +145,15 @@ class Workspace:
         if across:
             self.across = self._across(network, rows)
         elif training:
-            plan[BATCH_X] = self._new(rows * widths[0], dtype)
+            if not network.bfloat16:
+                plan[BATCH_X] = self._new(rows * widths[0], dtype)
             plan[BATCH_TARGET] = self._new(rows * widths[-1], dtype)
             plan[BATCH_LABELS] = self._new(rows, np.dtype(np.int64))
-            plan[GRADIENT0] = self._new(rows * max(widths[1::2]), dtype)
-            plan[GRADIENT1] = self._new(rows * max(widths[2::2], default=0), dtype)
+            even, odd = rows * max(widths[1::2]), rows * max(widths[2::2], default=0)
+            plan[GRADIENT0], plan[GRADIENT1] = self._new(even, dtype), self._new(odd, dtype)
+            plan[FACTOR0], plan[FACTOR1] = plan[GRADIENT0], plan[GRADIENT1]
+            if network.bfloat16:
+                plan[FACTOR0], plan[FACTOR1] = self._new(even, dtype), self._new(odd, dtype)
             plan[PARTIAL] = self._new(MOST_CHUNKS, np.dtype(np.float64))
         self.nbytes = sum(buffer.nbytes for buffer in self._buffers) + self.products.nbytes
 
@@ -219,7 +232,8 @@ def _tables(network: Network, outputs: list[int], saved: list[int]) -> tuple[np.
     layers = np.zeros((len(network.layers), LAYER_FIELDS), np.int64)
     for index, layer in enumerate(network.layers):
         code = ACTIVATIONS[layer.activation].code
-        layers[index, :GRADIENT] = layer.inputs, layer.outputs, code, layer.w, layer.b, outputs[index], saved[index]
+        y = outputs[index]
+        layers[index, :GRADIENT] = layer.inputs, layer.outputs, code, layer.w, layer.b, y, saved[index], y
     plan = np.zeros(PLAN_FIELDS, np.int64)
     plan[LAYERS], plan[LOSS] = len(layers), LOSSES[network.loss].code
     return layers, plan

@@ -4,16 +4,18 @@ import numpy as np
 
 from ..network import Network
 from .linear_forward import linear_forward
+from .rounding import operand
 from .workspace import Workspace
 
 
 def forward(network: Network, parameters: np.ndarray, x: np.ndarray, out: np.ndarray, workspace: Workspace) -> None:
     """Write the network's outputs for x[n, inputs] to out[n, outputs], `workspace.rows` rows at a time."""
-    layers = list(zip(network.weights(parameters), network.biases(parameters), network.activations, strict=True))
+    weights = network.weights(operand(parameters, workspace.parameters))
+    layers = list(zip(weights, network.biases(parameters), network.activations, strict=True))
     for start in range(0, len(x), workspace.rows):
         y = x[start : start + workspace.rows]
         batch = workspace.batch(len(y))
         outputs = [*batch.y[:-1], out[start : start + workspace.rows]]
-        for (w, b, activation), output in zip(layers, outputs, strict=True):
-            linear_forward(y, w, b, output, None, activation)
+        for (w, b, activation), rounded, output in zip(layers, batch.inputs, outputs, strict=True):
+            linear_forward(operand(y, rounded), w, b, output, None, activation)
             y = output

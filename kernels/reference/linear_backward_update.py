@@ -6,6 +6,7 @@ from ..network import Optimizer
 from .activations import differentiate
 from .matmul import matmul
 from .optimizers import apply_l2, step
+from .rounding import operand
 
 
 def linear_backward_update(
@@ -44,10 +45,15 @@ def linear_backward(
     dw: np.ndarray,
     db: np.ndarray,
     activation: str,
+    rounded: np.ndarray | None = None,
 ) -> None:
-    """The gradients alone: dz = dy * activation'(saved); dw = x.T @ dz; db = sum of dz over the rows; dx = dz @ w.T."""
+    """The gradients alone: dz = dy * activation'(saved); dw = x.T @ dz; db = sum of dz over the rows; dx = dz @ w.T.
+
+    For a network of dtype bfloat16 x and w are rounded already, and the products take dz from `rounded`[n, m].
+    """
     differentiate(activation, saved, dy, dz)
-    matmul(x, dz, dw, transpose_a=True)
+    factor = operand(dz, rounded)
+    matmul(x, factor, dw, transpose_a=True)
     np.add.reduce(dz, axis=0, out=db)
     if dx is not None:
-        matmul(dz, w, dx, transpose_b=True)
+        matmul(factor, w, dx, transpose_b=True)

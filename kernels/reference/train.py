@@ -9,6 +9,7 @@ from . import optimizers
 from .linear_backward_update import linear_backward
 from .linear_forward import linear_forward
 from .loss import loss
+from .rounding import operand
 from .workspace import Batch, Workspace
 
 
@@ -21,7 +22,7 @@ def gradients(
     workspace: Workspace,
 ) -> float:
     """J of one batch x[n, inputs], and dJ/dparameters written to `gradient` in the flat layout, without the L2 term."""
-    parameter_views = network.weights(parameters), network.biases(parameters)
+    parameter_views = network.weights(operand(parameters, workspace.parameters)), network.biases(parameters)
     gradient_views = network.weights(gradient), network.biases(gradient)
     return _backpropagate(network, *parameter_views, *gradient_views, x, target, workspace.batch(len(x)))
 
@@ -48,8 +49,9 @@ def train(
     batches = _batches(x, target, order, start, batch_size, workspace)
     for step in range(len(losses)):
         batch_x, batch_target, batch = next(batches)
+        factors = network.weights(operand(parameters, workspace.parameters))
         losses[step] = _backpropagate(
-            network, weights, biases, weight_gradients, bias_gradients, batch_x, batch_target, batch
+            network, factors, biases, weight_gradients, bias_gradients, batch_x, batch_target, batch
         )
         for w, dw, spare in zip(weights, weight_gradients, weight_scratch, strict=True):
             optimizers.apply_l2(optimizer, w, dw, spare)
@@ -88,10 +90,17 @@ def _backpropagate(
     target: np.ndarray,
     batch: Batch,
 ) -> float:
-    """One batch forward and backward: J; overwrites the gradients and the buffers of `batch`."""
-    inputs = [x, *batch.y[:-1]]
-    for a, w, b, z, y, activation in zip(inputs, weights, biases, batch.z, batch.y, network.activations, strict=True):
-        linear_forward(a, w, b, y, z, activation)
+    """One batch forward and backward: J; overwrites the gradients and the buffers of `batch`.
+
+    `weights` are as the products take them, rounded for a network of dtype bfloat16.
+    """
+    inputs, below = [], x
+    for rounded, w, b, z, y, activation in zip(
+        batch.inputs, weights, biases, batch.z, batch.y, network.activations, strict=True
+    ):
+        inputs.append(operand(below, rounded))
+        linear_forward(inputs[-1], w, b, y, z, activation)
+        below = y
 
     value = loss(network, batch.y[-1], target, batch.dy[-1])
 
@@ -109,5 +118,6 @@ def _backpropagate(
             weight_gradients[i],
             bias_gradients[i],
             network.activations[i],
+            batch.deltas[i],
         )
     return value

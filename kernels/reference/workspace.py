@@ -16,10 +16,16 @@ class Batch:
         self.z = [None if z is None else z[:n] for z in workspace.z]
         self.y = [y[:n] for y in workspace.y]
         self.dy = [dy[:n] for dy in workspace.dy]
+        self.inputs = [None if x is None else x[:n] for x in workspace.inputs]
+        self.deltas = [None if dz is None else dz[:n] for dz in workspace.deltas]
 
 
 class Workspace:
-    """Buffers for batches of up to `rows` rows: every layer's output and, to train, all that the way back needs."""
+    """Buffers for batches of up to `rows` rows: every layer's output and, to train, all that the way back needs.
+
+    `parameters`, and for each layer `inputs` and `deltas`, are where a network of dtype bfloat16 keeps the rounded
+    operands of its products; None in other networks.
+    """
 
     def __init__(self, network: Network, rows: int, training: bool):
         self.rows = rows
@@ -41,6 +47,9 @@ class Workspace:
         self.labels = self._allocate((held,), np.dtype(np.int64))
         self.gradient = self._allocate(network.size if training else 0, dtype)
         self.scratch = self._allocate(network.size if training else 0, dtype)
+        self.parameters = self._allocate(network.size, dtype) if network.bfloat16 else None
+        self.inputs = [self._allocate((rows, layer.inputs), dtype) if network.bfloat16 else None for layer in layers]
+        self.deltas = [self._allocate((held, layer.outputs), dtype) if network.bfloat16 else None for layer in layers]
         self._batch = Batch(self, rows)
 
     def _allocate(self, shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
