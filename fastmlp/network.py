@@ -90,10 +90,7 @@ class MLP:
         self._random = np.random.Generator(
             np.random.PCG64(None if seed is None else arrays.as_integer("seed", seed, 0))
         )
-        self._backend_asked = backend
-        self._backend_name, self._backend = backends.resolve(backend)
-        if bfloat16:
-            _announce_emulation(self._backend_name)
+        self._use(backend)
 
         self._parameters = aligned_zeros(self._structure.size, self.dtype)
         self._optimizer_state = self._optimizer.new_state(self._structure.size, self.dtype)
@@ -207,10 +204,16 @@ class MLP:
 
         Raises ArgumentError or BackendUnavailable, and changes nothing then.
         """
-        self._backend_name, self._backend = backends.resolve(backend)
-        self._backend_asked = backend
+        self._use(backend)
         self._training, self._inference = None, threading.local()
         return self
+
+    def _use(self, backend: str) -> None:
+        name, module = backends.resolve(backend)
+        backends.require_dtype(name, self._structure.dtype_name)
+        if self._structure.bfloat16:
+            _announce_emulation(name)
+        self._backend_asked, self._backend_name, self._backend = backend, name, module
 
     def train_step(self, x: Any, y: Any) -> float:
         """One update from the batch x[n, in] and its targets y[n, out] (or labels y[n]); the loss before the update.

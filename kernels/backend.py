@@ -44,6 +44,15 @@ def resolve(name: str) -> tuple[str, ModuleType]:
     return name, load(name)
 
 
+def require_dtype(name: str, dtype: str) -> None:
+    """Raises BackendUnavailable for a dtype of networks that the backend has no kernels for."""
+    if name == "cuda" and dtype == "bfloat16":
+        raise BackendUnavailable(
+            "backend 'cuda' has no kernels for dtype 'bfloat16' in this release; it runs 'float32' and 'float64', and "
+            "backend='cpu' or 'numpy' emulates 'bfloat16'."
+        )
+
+
 def status() -> dict[str, str | None]:
     """For every backend None if it can run here, else the reason why not and the cure."""
     return {name: _attempt(name)[1] for name in BACKENDS}

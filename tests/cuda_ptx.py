@@ -66,11 +66,12 @@ def kernels(dtype):
     for gradient in (False, True):
         term = CUDA["losses"].squared_error(dtype, gradient)
         yield total(f"sum squared_error {gradient}", term, vector, vector, vector, DOUBLE)
-        term = CUDA["losses"].binary_cross_entropy(dtype, gradient)
-        yield total(f"sum binary_cross_entropy {gradient}", term, vector, vector, vector, DOUBLE)
-        for labels, target in ((False, matrix), (True, integers)):
-            term = CUDA["losses"].cross_entropy(dtype, gradient, labels)
-            yield total(f"sum cross_entropy {gradient} {labels}", term, matrix, target, matrix, DOUBLE)
+        for clips in (False, True):
+            term = CUDA["losses"].binary_cross_entropy(dtype, gradient, clips)
+            yield total(f"sum binary_cross_entropy {gradient} {clips}", term, vector, vector, vector, DOUBLE)
+            for labels, target in ((False, matrix), (True, integers)):
+                term = CUDA["losses"].cross_entropy(dtype, gradient, labels, clips)
+                yield total(f"sum cross_entropy {gradient} {labels} {clips}", term, matrix, target, matrix, DOUBLE)
     yield total("sum", CUDA["reduction"]._partial, doubles)
 
 

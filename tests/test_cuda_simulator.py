@@ -14,6 +14,7 @@ from networks import data, fill, network
 from rulings import assert_bounded, assert_same_bits, assert_same_special_values, small_integers, with_special_values
 
 import fastmlp
+from fastmlp.errors import BackendUnavailable
 from fastmlp.kernels import backend as backends
 from fastmlp.kernels import linear_backward_update, matmul, reference
 from fastmlp.kernels.contract import ACTIVATIONS, OPERATIONS, OPTIMIZERS
@@ -277,6 +278,26 @@ def test_huge_logits(backend, dtype):
     net = network((1, 2), "identity", "cross_entropy", dtype)
     assert backend.loss(net, np.array([[1e4, -1e4], [-1e4, 1e4]], dtype), np.array([0, 0]), dy) == 1e4
     np.testing.assert_array_equal(dy, [[0, 0], [-0.5, 0.5]])
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_log_loss_of_probabilities_that_are_clipped(backend, dtype, labels):
+    y = np.array([[1e3, -1e3], [-1e3, 1e3], [0, 1]], dtype)
+    t = np.array([0, 0, 1]) if labels else np.array([[1, 0], [1, 0], [0.25, 0.75]], dtype)
+    for loss in ["log_loss"] if labels else ["log_loss", "binary_log_loss"]:
+        net, gradients = network((1, 2), "identity", loss, dtype), np.empty((2, 3, 2), dtype)
+        value, expected = backend.loss(net, y, t, gradients[0]), reference.loss(net, y, t, gradients[1])
+        assert value == pytest.approx(expected, rel=4 * float(np.finfo(dtype).eps))
+        assert_half_of_the_digits(*gradients)
+
+
+def test_bfloat16_is_refused():
+    net = fastmlp.MLP((3, 2), backend="numpy", dtype="bfloat16")
+    with pytest.raises(BackendUnavailable, match=r"no kernels for dtype 'bfloat16'.*backend='cpu'"):
+        net.to("cuda")
+    assert net.backend == "numpy"
+    with pytest.raises(BackendUnavailable, match="bfloat16"):
+        fastmlp.MLP((3, 2), backend="cuda", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("rows", [2, 5, 8])

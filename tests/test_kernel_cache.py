@@ -295,7 +295,7 @@ for job in jobs:
 """
 
 
-@pytest.mark.parametrize("shift", (1, 2))
+@pytest.mark.parametrize("shift", [1, 2])
 def test_kernels_of_several_processes_do_not_call_one_anothers_pieces(shift, tmp_path):
     """Numba tells pieces of one name apart by a number, which in two processes may stand for two different pieces."""
 

@@ -27,12 +27,14 @@ def loss_to(network: Network, y: Any, target: Any, dy: Any, partials: Any, out: 
     n, m = y.shape
     dtype, gradient = np.dtype(y.dtype), dy is not None
     written = dy if gradient else y
-    if network.loss == "cross_entropy":
-        term = losses.cross_entropy(dtype, gradient, target.ndim == 1)
+    clips = network.loss in ("log_loss", "binary_log_loss")
+    if network.loss in ("cross_entropy", "log_loss"):
+        term = losses.cross_entropy(dtype, gradient, target.ndim == 1, clips)
         mean(term, n, (y, target, written, float(n)), n, partials, out, place)
         return
-    if network.loss == "binary_cross_entropy":
-        term, scale, divisor = losses.binary_cross_entropy(dtype, gradient), n * m, n * m
+    if network.loss in ("binary_cross_entropy", "binary_log_loss"):
+        term = losses.binary_cross_entropy(dtype, gradient, clips)
+        scale = divisor = n if clips else n * m
     else:
         term = losses.squared_error(dtype, gradient)
         scale, divisor = (n * m / 2, n * m) if network.loss == "mse" else (n, 2 * n)

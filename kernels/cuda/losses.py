@@ -29,30 +29,54 @@ def squared_error(dtype: np.dtype, gradient: bool) -> Any:
     return term
 
 
+def _clip(least: np.floating, most: np.floating) -> Any:
+    """A number within bounds, as a device function; NaN stays NaN."""
+
+    @cuda.jit(device=True)
+    def clip(value):
+        if value < least:
+            return least
+        return most if value > most else value
+
+    return clip
+
+
 @functools.cache
-def binary_cross_entropy(dtype: np.dtype, gradient: bool) -> Any:
-    """log(1 + exp(y)) - t y of one element of flat arrays, as (max(y, 0) - t y) + log(1 + exp(-|y|))."""
+def binary_cross_entropy(dtype: np.dtype, gradient: bool, clips: bool) -> Any:
+    """log(1 + exp(y)) - t y of one element of flat arrays, as (max(y, 0) - t y) + log(1 + exp(-|y|)).
+
+    With `clips`, binary_log_loss's: -t log p - (1 - t) log(1 - p), p = sigmoid(y) being within eps and 1 - eps.
+    """
     real = dtype.type
-    zero, one = real(0), real(1)
+    zero, one, eps = real(0), real(1), np.finfo(dtype).eps
+    clip = _clip(eps, real(1 - eps))
 
     @cuda.jit(device=True)
     def term(i, extra):
         y, t, dy, scale = extra
         z = y[i]
         target = t[i]
-        loss = (zero if z < zero else z) - target * z
+        sigmoid = one / (one + exp(-z))
         if gradient:
-            dy[i] = (one / (one + exp(-z)) - target) / real(scale)
+            dy[i] = (sigmoid - target) / real(scale)
+        if clips:
+            p = clip(sigmoid)
+            return float64(-(target * log(p) + (one - target) * log(one - p)))
+        loss = (zero if z < zero else z) - target * z
         return float64(loss + log1p(exp(-abs(z))))
 
     return term
 
 
 @functools.cache
-def cross_entropy(dtype: np.dtype, gradient: bool, labels: bool) -> Any:
-    """-sum of t log softmax(y) of one row of y[n, m]; t is a row of probabilities, or a label."""
+def cross_entropy(dtype: np.dtype, gradient: bool, labels: bool, clips: bool) -> Any:
+    """-sum of t log softmax(y) of one row of y[n, m]; t is a row of probabilities, or a label.
+
+    With `clips`, log_loss's: a probability counts as at least eps and at most 1 - eps.
+    """
     real = dtype.type
-    zero, one = real(0), real(1)
+    zero, one, eps = real(0), real(1), np.finfo(dtype).eps
+    clip = _clip(-np.log1p(-eps), -np.log(eps))
 
     @cuda.jit(device=True)
     def term(row, extra):
@@ -70,13 +94,16 @@ def cross_entropy(dtype: np.dtype, gradient: bool, labels: bool) -> Any:
         loss = float64(0)
         for j in range(columns):
             shifted = y[row, j] - top
+            surprise = rest - shifted
+            if clips:
+                surprise = clip(surprise)
             if labels:
                 target = one if t[row] == j else zero
                 if t[row] == j:
-                    loss += float64(rest - shifted)
+                    loss += float64(surprise)
             else:
                 target = t[row, j]
-                loss += float64((rest - shifted) * target)
+                loss += float64(surprise * target)
             if gradient:
                 dy[row, j] = (exp(shifted) / total - target) / real(scale)
         return loss
