@@ -83,12 +83,13 @@ def instruction_sets() -> list[str] | None:
 
 def gpu() -> dict[str, Any]:
     """NVIDIA GPUs by name, asked of the driver alone; `reason` says why there are none."""
-    library = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
+    from .kernels.gpu import LIBRARY, start
+
     try:
-        driver = ctypes.CDLL(library)
+        driver = ctypes.CDLL(LIBRARY)
     except OSError:
-        return {"devices": [], "reason": f"no NVIDIA driver: {library} is not installed"}
-    status = driver.cuInit(0)
+        return {"devices": [], "reason": f"no NVIDIA driver: {LIBRARY} is not installed"}
+    status = start(driver)
     if status != 0:
         return {"devices": [], "reason": f"the NVIDIA driver does not start: cuInit returned {status}"}
     count, names = ctypes.c_int(), []

@@ -17,7 +17,12 @@ LIBRARY = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
 CUPY = {"cupy-cuda12x": 12, "cupy-cuda13x": 13}
 """CuPy's packages and the CUDA version that the driver must know for each."""
 
-_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+_NOT_INITIALIZED, _NO_DEVICE = 3, 100  # of the driver's error codes
+
+_FORKED = (
+    "this is a forked child, and its parent had started the NVIDIA driver, which does not survive fork(); start the "
+    "children by multiprocessing.get_context('spawn'), or use the GPU in them alone"
+)
 
 _process: int | None = None
 """The process that started the driver, or None."""
@@ -32,13 +37,19 @@ def why_not() -> str | None:
     return None if numba.config.ENABLE_CUDASIM else _missing_package() or _driver_trouble()
 
 
+def start(driver: Any) -> int:
+    """Start the driver; its error code, 0 for success."""
+    global _process
+    status: int = driver.cuInit(0)
+    if status == 0 and _process is None:
+        _process = os.getpid()
+    return status
+
+
 def require_same_process() -> None:
     """Raises BackendUnavailable in a child forked by the process that started the driver."""
     if _process is not None and _process != os.getpid():
-        raise BackendUnavailable(
-            "backend 'cuda' cannot run in a forked child: the driver was started by its parent, and does not survive "
-            "fork(). Start the children by multiprocessing.get_context('spawn'), or use the GPU in them alone."
-        )
+        raise BackendUnavailable(f"backend 'cuda' cannot run here: {_FORKED}.")
 
 
 def _missing_package() -> str | None:
@@ -52,7 +63,6 @@ def _missing_package() -> str | None:
 
 
 def _driver_trouble() -> str | None:
-    global _process
     try:
         driver = _open_driver()
     except OSError:
@@ -65,7 +75,9 @@ def _driver_trouble() -> str | None:
             f"the NVIDIA driver is too old: it knows CUDA {version.value // 1000}.{version.value % 1000 // 10}, and "
             f"the CuPy that is installed needs {needed}.0; {cure}"
         )
-    status = driver.cuInit(0)
+    status = start(driver)
+    if status == _NOT_INITIALIZED:
+        return _FORKED
     if status not in (0, _NO_DEVICE):
         return (
             f"the NVIDIA driver does not start: cuInit returned {status}; `nvidia-smi` tells more, and a restart of "
@@ -73,7 +85,6 @@ def _driver_trouble() -> str | None:
         )
     count = ctypes.c_int()
     if status == 0:
-        _process = _process or os.getpid()
         driver.cuDeviceGetCount(ctypes.byref(count))
     if count.value == 0:
         return (

@@ -57,6 +57,7 @@ def machine(monkeypatch):
         (Driver(11080), {"cuda": 12}, "too old: it knows CUDA 11.8.*needs 12.0", "update it"),
         (Driver(status=100), {}, "sees no device", "--gpus all"),
         (Driver(devices=0), {}, "sees no device", "CUDA_VISIBLE_DEVICES"),
+        (Driver(status=3), {}, "forked child", "'spawn'"),
         (Driver(status=803), {}, "cuInit returned 803", "nvidia-smi"),
     ],
 )

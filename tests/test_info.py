@@ -5,7 +5,7 @@ import os
 import pytest
 
 from fastmlp import info
-from fastmlp.kernels import cores
+from fastmlp.kernels import cores, gpu
 
 
 def test_version_2_quota(tmp_path):
@@ -78,6 +78,7 @@ class Driver:
 )
 def test_gpus_are_named_or_the_reason_is(monkeypatch, driver, devices, reason):
     monkeypatch.setattr("ctypes.CDLL", lambda name: driver)
+    monkeypatch.setattr(gpu, "_process", None)
     facts = info.gpu()
     assert facts["devices"] == devices
     assert facts["reason"] is None if reason is None else reason in facts["reason"]

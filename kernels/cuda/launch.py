@@ -12,7 +12,7 @@ from numba import cuda
 from .. import gpu
 from .elementary import SIMULATED
 
-THREADS = 2 if SIMULATED else 256
+THREADS = 4 if SIMULATED else 256
 """Threads a block of an elementwise kernel. The simulator takes a Python thread for each."""
 
 MAX_BLOCKS = 3 if SIMULATED else 65_535
@@ -31,7 +31,7 @@ if SIMULATED:
 
 else:
     import cupy
-    from numba.core.errors import NumbaPerformanceWarning
+    from numba.cuda.core.errors import NumbaPerformanceWarning
 
     def view(array: Any) -> Any:
         """The array as kernels take it; no wait, for whatever made it was launched on the same stream."""
@@ -40,7 +40,7 @@ else:
     def stream() -> Any:
         """CuPy's current stream."""
         pointer = cupy.cuda.get_current_stream().ptr
-        return cuda.external_stream(pointer) if pointer else cuda.default_stream()
+        return cuda.external_stream(pointer) if pointer else 0
 
 
 def launch(kernel: Any, blocks: int, threads: int, *args: Any) -> None:
