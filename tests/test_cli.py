@@ -135,6 +135,11 @@ def test_bench_as_markdown(command):
         (("bench", "--suite", "train,infre"), ("--suite must be one of", "Did you mean 'infer'?")),
         (("bench", "--peers", "troch"), ("--peers must be one of", "Did you mean 'torch'?")),
         (("bench", "--dtype", "float16"), ("--dtype must be one of", "got 'float16'")),
+        (("bench", "--dtype", "bfloat16", "--suite", "infer"), ("--dtype bfloat16 goes with", "got infer, peers none")),
+        (
+            ("bench", "--dtype", "bfloat16", "--peers", "numpy"),
+            ("--dtype bfloat16 goes with", "got train, peers numpy"),
+        ),
         (("bench", "--json", "absent/out.json"), ("--json must name a file in a folder that exists",)),
     ],
 )
