@@ -189,6 +189,7 @@ def _info(options: argparse.Namespace) -> int:
     meter = Meter()
     facts = info.collect()
     facts["backends"] = backends.status()
+    facts["bfloat16"] = backends.BFLOAT16
     chosen, _ = backends.resolve("auto")
     layer = "fastmlp's own threads, no OpenMP" if chosen == "cpu" else "those of NumPy's BLAS"
     facts["threads"] = {"count": _threads(chosen), "layer": layer}
@@ -212,6 +213,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         ("caches", ", ".join(caches) or "unknown"),
         ("instructions", ", ".join(machine["instruction_sets"] or ["unknown"])),
         *((f"backend {name}", reason or "ready") for name, reason in facts["backends"].items()),
+        ("bfloat16", facts["bfloat16"]),
         ("threads", f"{threads['count']} ({threads['layer']})"),
         ("GPU", ", ".join(gpu["devices"]) or f"none ({gpu['reason']})"),
         ("energy", f"{energy['source']} ({energy['detail']})"),

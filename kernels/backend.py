@@ -13,6 +13,9 @@ BACKENDS = ("numpy", "cpu", "cuda")
 
 _FOLDERS = {"numpy": ".reference", "cpu": ".cpu"}
 
+BFLOAT16 = "emulated: rounded operands, float32 arithmetic"
+"""How networks of dtype bfloat16 run, on every backend there is."""
+
 _NO_CUDA = (
     "this release of fastmlp has no CUDA kernels; backend='cpu' or 'numpy' runs the same operations on NumPy arrays"
 )

@@ -51,6 +51,7 @@ def test_info_tells_every_subject(command):
         "backend numpy",
         "backend cpu",
         "backend cuda",
+        "bfloat16",
         "threads",
         "GPU",
         "energy",
@@ -58,6 +59,7 @@ def test_info_tells_every_subject(command):
     assert max(map(len, output.splitlines())) <= 100
     assert re.search(r"^backend numpy +ready$", output, re.M)
     assert re.search(r"^backend cpu +ready$", output, re.M)
+    assert re.search(r"^bfloat16 +emulated: ", output, re.M)
     assert re.search(r"^energy +(counter|unavailable) \(.+", output, re.M)
 
 
@@ -67,6 +69,7 @@ def test_info_as_json(command):
     facts = json.loads(output)
     assert facts["fastmlp"] == fastmlp.__version__
     assert facts["backends"]["cpu"] is None
+    assert facts["bfloat16"].startswith("emulated")
     assert "CUDA" in facts["backends"]["cuda"]
     assert facts["software"]["numpy"]
     assert 1 <= facts["machine"]["usable_cores"] <= facts["machine"]["cores"]
