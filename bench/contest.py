@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import backend as backends
+from ..kernels.contract import array_dtype
 from ..kernels.cores import num_threads
 from .energy import Meter
 from .peers import Peer
@@ -112,9 +113,10 @@ def judge(
     Each array's distance (Euclidean norm) from the truth may be twice the reference's own plus 4 eps of its size. In
     float32 the truth is the reference in float64. In float64 there is no better arbiter: the reference's rounding error
     is that of float32 scaled by the ratio of the eps, and stands on both sides of the distance, so three of it count.
+    In bfloat16 `single` is the reference in bfloat16.
     """
-    eps = float(np.finfo(dtype).eps)
-    factor = 2.0 if dtype == "float32" else 3.0 * eps / float(np.finfo(np.float32).eps)
+    eps = float(np.finfo(array_dtype(dtype)).eps)
+    factor = 3.0 * eps / float(np.finfo(np.float32).eps) if dtype == "float64" else 2.0
     worst = 0.0
     for usual, exact, new in zip(single, double, received, strict=True):
         allowed = factor * np.linalg.norm(usual - exact) + 4 * eps * np.linalg.norm(exact)
@@ -238,7 +240,7 @@ def fill(
             figures["ratio"] = asdict(ratio(samples[index], samples[backend]))
             if flops is not None:
                 figures["gflops"] = flops / spread.median * 1e-9
-                setting.peaks.probe(row["dtype"], side.threads)
+                setting.peaks.probe(array_dtype(row["dtype"]), side.threads)
     return row
 
 
@@ -249,12 +251,12 @@ def hold_against(rows: Sequence[dict[str, Any]], peaks: Peaks) -> None:
     """
     for row in rows:
         for figures in row["sides"]:
-            key = row["dtype"], figures["threads"]
+            key = array_dtype(row["dtype"]), figures["threads"]
             while (figures["gflops"] or 0.0) * 1e9 > peaks.rates.get(key, np.inf) and peaks.probe(*key):
                 pass
     for row in rows:
         for figures in row["sides"]:
-            peak = peaks.rates.get((row["dtype"], figures["threads"]))
+            peak = peaks.rates.get((array_dtype(row["dtype"]), figures["threads"]))
             if figures["gflops"] is None or peak is None:
                 continue
             share = figures["gflops"] * 1e9 / peak

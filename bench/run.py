@@ -19,6 +19,9 @@ ROWS: dict[str, Callable[[Any, Setting], dict[str, Any]]] = {
 }
 """What makes a row of each suite of `workloads.SUITES`."""
 
+BFLOAT16_SUITES = ("train", "sizes")
+"""The suites that can run in bfloat16: those of whole training steps."""
+
 
 def rows(chosen: Iterable[tuple[str, Any]], setting: Setting) -> Iterator[dict[str, Any]]:
     """One row of the report (bench/README.md) for each (suite, workload)."""

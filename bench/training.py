@@ -24,7 +24,7 @@ ENERGY_WINDOW_S = 0.5
 
 
 def new_network(workload: Workload, backend: str, dtype: str = "float32") -> MLP:
-    """The workload's network, untrained: the same float32 weights on every backend and in both dtypes."""
+    """The workload's network, untrained: the same float32 weights on every backend and in every dtype."""
     settings = {
         "activation": workload.activation,
         "loss": workload.loss,
@@ -83,8 +83,8 @@ class Trial:
 
     @cached_property
     def single(self) -> list[np.ndarray]:
-        """The reference's outcome in float32."""
-        return self.train(new_network(self.workload, REFERENCE))
+        """The reference's outcome in float32, or in bfloat16 if that is the trial's dtype."""
+        return self.train(new_network(self.workload, REFERENCE, "float32" if self.dtype == "float64" else self.dtype))
 
     @cached_property
     def double(self) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import require_name
-from ..kernels.contract import step_flops
+from ..kernels.contract import array_dtype, step_flops
 
 QUICK, STANDARD, LARGE = "quick", "standard", "large"
 """Tiers of a workload: run even with --quick; run unless --quick is given; run only with --all or by name."""
@@ -24,12 +24,12 @@ class Data(NamedTuple):
     t_test: np.ndarray | None = None
 
     def cast(self, dtype: str) -> "Data":
-        """The same in another float dtype; labels stay integers."""
+        """The same as a network of another dtype takes it; labels stay integers."""
         return Data(*map(partial(_cast, dtype), self))  # type: ignore[arg-type]
 
 
 def _cast(dtype: str, array: np.ndarray | None) -> np.ndarray | None:
-    return array if array is None or array.dtype.kind == "i" else array.astype(dtype, copy=False)
+    return array if array is None or array.dtype.kind == "i" else array.astype(array_dtype(dtype), copy=False)
 
 
 def gaussian(workload: "Workload") -> Data:

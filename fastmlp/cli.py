@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--suite", type=_names, metavar="A,B", help="of train (default), infer, kernels, sizes, cold-start, memory"
     )
     bench.add_argument("--peers", type=_names, metavar="A,B", help="too: torch, torch-compile, jax, onnxruntime")
-    bench.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default) or float64")
+    bench.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), float64 or bfloat16")
     bench.add_argument(
         "--all", action="store_true", help="large workloads too, and every suite unless --suite is given"
     )
@@ -107,12 +107,18 @@ def _bench(options: argparse.Namespace) -> int:
     from .bench import peers, report, run, workloads
     from .bench.contest import Setting
     from .kernels import backend as backends
-    from .kernels.contract import DTYPES
+    from .kernels.contract import NETWORK_DTYPES
 
     suites = options.suite or (list(workloads.SUITES) if options.all or options.workload else ["train"])
     tiers = [workloads.QUICK, workloads.STANDARD, workloads.LARGE][: 1 if options.quick else 3 if options.all else 2]
     chosen = workloads.choose(suites, options.workload or [], tiers)
-    require_name("--dtype", options.dtype, DTYPES)
+    require_name("--dtype", options.dtype, NETWORK_DTYPES)
+    asked = list(dict.fromkeys(suite for suite, _ in chosen))
+    if options.dtype == "bfloat16" and (options.peers or not {*asked} <= {*run.BFLOAT16_SUITES}):
+        raise ArgumentError(
+            f"--dtype bfloat16 goes with --suite {','.join(run.BFLOAT16_SUITES)} and no --peers; "
+            f"got {', '.join(asked)}, peers {', '.join(options.peers or ['none'])}"
+        )
     backend, _ = backends.resolve(options.backend)
     threads = _threads(backend, options.threads)
     bar = Progress(
@@ -132,7 +138,7 @@ def _bench(options: argparse.Namespace) -> int:
         QUICK_BUDGET_S if options.quick else BUDGET_S,
         tell=lambda stage: bar.update(task, description=stage),
     )
-    document = report.new_document(setting, list(dict.fromkeys(suite for suite, _ in chosen)), options.quick)
+    document = report.new_document(setting, asked, options.quick)
     status = 0
     with bar:
         try:
@@ -203,6 +209,7 @@ def _info(options: argparse.Namespace) -> int:
     meter = Meter()
     facts = info.collect()
     facts["backends"] = backends.status()
+    facts["bfloat16"] = backends.BFLOAT16
     chosen, _ = backends.resolve("auto")
     layer = "fastmlp's own threads, no OpenMP" if chosen == "cpu" else "those of NumPy's BLAS"
     facts["threads"] = {"count": _threads(chosen), "layer": layer}
@@ -226,6 +233,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         ("caches", ", ".join(caches) or "unknown"),
         ("instructions", ", ".join(machine["instruction_sets"] or ["unknown"])),
         *((f"backend {name}", reason or "ready") for name, reason in facts["backends"].items()),
+        ("bfloat16", facts["bfloat16"]),
         ("threads", f"{threads['count']} ({threads['layer']})"),
         ("GPU", ", ".join(gpu["devices"]) or f"none ({gpu['reason']})"),
         ("energy", f"{energy['source']} ({energy['detail']})"),

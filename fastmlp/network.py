@@ -18,7 +18,7 @@ from .initialisation import initialise
 from .interrupt import interrupt_held
 from .kernels import arrays
 from .kernels import backend as backends
-from .kernels.contract import LOSSES, step_flops
+from .kernels.contract import LOSSES, array_dtype, step_flops
 from .kernels.network import Network, aligned_zeros, new_array
 from .settings import as_activations, as_callbacks, as_widths
 
@@ -84,7 +84,7 @@ class MLP:
             )
         dtype = arrays.as_network_dtype("dtype", dtype)
         bfloat16 = dtype == "bfloat16"
-        self._structure = Network(widths, activations, loss, np.dtype("float32" if bfloat16 else dtype), bfloat16)
+        self._structure = Network(widths, activations, loss, np.dtype(array_dtype(dtype)), bfloat16)
         self._optimizer = arrays.as_optimizer(optimizer, learning_rate, l2, momentum, beta1, beta2, epsilon)
         self.learning_rate = learning_rate
         self._random = np.random.Generator(

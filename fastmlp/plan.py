@@ -117,7 +117,7 @@ class Plan:
             f"MLP {widths}, {self.structure.dtype_name}, {self.structure.loss}, {self.optimizer.name}, "
             f"batch {self.batch_size}",
             f"backend {self.backend} ({self.reason}), {threads}",
-            *(["bfloat16 is emulated: rounded operands, float32 arithmetic"] if self.structure.bfloat16 else []),
+            *([f"bfloat16 is {backends.BFLOAT16}"] if self.structure.bfloat16 else []),
             "",
             f"{'layer':>5}  {'operation':<22}  {'n x k x m':>18}  {'activation':<10}  {'MFLOP':>10}  {'KiB moved':>10}",
         ]

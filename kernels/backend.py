@@ -15,6 +15,9 @@ BACKENDS = ("numpy", "cpu", "cuda")
 
 _FOLDERS = {"numpy": ".reference", "cpu": ".cpu", "cuda": ".cuda"}
 
+BFLOAT16 = "emulated: rounded operands, float32 arithmetic"
+"""How networks of dtype bfloat16 run, on the backends that run them: cpu and numpy."""
+
 
 def load(name: str) -> ModuleType:
     """The backend of that name, imported at its first use.

@@ -28,6 +28,12 @@ NaN: (u | 0x00400000) & 0xffff0000. A product of two such values is exact in flo
 sums are float32's, so a product's error bound is OPERATIONS', with eps of float32, against float64 on rounded operands.
 Through several layers two backends may differ by more: a last bit of float32 can turn the rounding of an element."""
 
+
+def array_dtype(dtype: str) -> str:
+    """The element type of the arrays of a network of this dtype."""
+    return "float32" if dtype == "bfloat16" else dtype
+
+
 ALIGNMENT = 64
 """Bytes: every buffer a kernel is given starts on a multiple of this, and so does every weight and bias in it."""
 

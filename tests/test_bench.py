@@ -253,7 +253,21 @@ def test_the_cpu_backend_agrees_on_every_workload(workload, dtype):
     assert first_call_s > 0
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("float32", 0.5), ("float64", 0.0)])
+@pytest.mark.filterwarnings("ignore:dtype 'bfloat16' is emulated:RuntimeWarning")
+def test_a_row_in_bfloat16_is_held_against_the_peak_of_its_arithmetic():
+    setting = Setting("cpu", dtype="bfloat16", budget_s=0.01)
+    row = training.train_row(DIGITS, setting)
+    contest.hold_against([row], setting.peaks)
+    reference, backend = (side for side in row["sides"] if side["role"] in ("reference", "backend"))
+    assert row["dtype"] == "bfloat16"
+    assert backend["agreement"]["agree"], backend
+    assert reference["value"] is not None
+    assert set(setting.peaks.rates) == {("float32", 1)}
+    assert 0 < backend["percent_of_peak"] <= 100
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 0.5), ("float64", 0.0), ("bfloat16", 0.5)])
+@pytest.mark.filterwarnings("ignore:dtype 'bfloat16' is emulated:RuntimeWarning")
 def test_the_reference_agrees_with_itself(dtype, most):
     verdict, _ = training.agree(Trial(DIGITS, DIGITS.make(DIGITS), dtype), "numpy")
     assert verdict["agree"]

@@ -52,6 +52,7 @@ def test_info_tells_every_subject(command):
         "backend numpy",
         "backend cpu",
         "backend cuda",
+        "bfloat16",
         "threads",
         "GPU",
         "energy",
@@ -59,6 +60,7 @@ def test_info_tells_every_subject(command):
     assert max(map(len, output.splitlines())) <= 100
     assert re.search(r"^backend numpy +ready$", output, re.M)
     assert re.search(r"^backend cpu +ready$", output, re.M)
+    assert re.search(r"^bfloat16 +emulated: ", output, re.M)
     assert re.search(r"^energy +(counter|unavailable) \(.+", output, re.M)
 
 
@@ -69,6 +71,7 @@ def test_info_as_json(command):
     assert facts["fastmlp"] == fastmlp.__version__
     assert facts["backends"]["cpu"] is None
     assert facts["backends"]["cuda"] is None or "backend='cpu'" in facts["backends"]["cuda"]
+    assert facts["bfloat16"].startswith("emulated")
     assert facts["software"]["numpy"]
     assert 1 <= facts["machine"]["usable_cores"] <= facts["machine"]["cores"]
     assert facts["threads"]["count"] >= 1
@@ -140,6 +143,11 @@ def test_bench_as_markdown(command):
         (("bench", "--suite", "train,infre"), ("--suite must be one of", "Did you mean 'infer'?")),
         (("bench", "--peers", "troch"), ("--peers must be one of", "Did you mean 'torch'?")),
         (("bench", "--dtype", "float16"), ("--dtype must be one of", "got 'float16'")),
+        (("bench", "--dtype", "bfloat16", "--suite", "infer"), ("--dtype bfloat16 goes with", "got infer, peers none")),
+        (
+            ("bench", "--dtype", "bfloat16", "--peers", "numpy"),
+            ("--dtype bfloat16 goes with", "got train, peers numpy"),
+        ),
         (("bench", "--json", "absent/out.json"), ("--json must name a file in a folder that exists",)),
     ],
 )
