@@ -130,7 +130,7 @@ def test_the_learning_goes_on_where_it_stopped(dtype):
             estimator.partial_fit(x[rows], CLASSES[rows], classes=range(10))
     assert_follows(ours, reference, 4)
     assert ours._optimizer.t == reference._optimizer.t == 4
-    assert ours._optimizer.learning_rate == reference._optimizer.learning_rate
+    assert ours._optimizer.learning_rate == pytest.approx(reference._optimizer.learning_rate, rel=1e-15)
     for name in ("ms", "vs"):
         for a, b in zip(getattr(ours._optimizer, name), getattr(reference._optimizer, name), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=100 * np.finfo(dtype).eps)

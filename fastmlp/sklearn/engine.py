@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..interrupt import interrupt_held
 from ..kernels import backend as backends
 from ..kernels.cores import get_num_threads, num_threads
 from ..kernels.network import Network, Optimizer, aligned_zeros, new_array
@@ -91,18 +90,14 @@ class Engine:
         first: int,
         n: int,
     ) -> float:
-        """One update from rows order[first : first + n] of x and target; the loss before it, without the L2 penalty.
-
-        Ctrl-C is held until the step is whole.
-        """
+        """One update from rows order[first : first + n] of x and target; the loss before it, without the L2 penalty."""
         if self._training is None or self._training.rows < n:
             self._training = None
             self._training = self._backend.Workspace(self.network, n, True)
-        with interrupt_held():
-            self._backend.train(
-                self.network, optimizer, self._parameters, self._state, updates, x, target, order, first, n,
-                self._loss, self._training,
-            )  # fmt: skip
+        self._backend.train(
+            self.network, optimizer, self._parameters, self._state, updates, x, target, order, first, n,
+            self._loss, self._training,
+        )  # fmt: skip
         return float(self._loss[0])
 
     def forward(self, x: np.ndarray) -> np.ndarray:

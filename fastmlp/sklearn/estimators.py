@@ -17,12 +17,17 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network._base import ACTIVATIONS as OUTPUT_ACTIVATIONS
 from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
-from sklearn.utils import gen_batches, shuffle
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import validate_data
 
+from ..interrupt import interrupt_held
 from ..kernels import backend as backends
+from ..kernels.contract import step_flops
 from ..kernels.network import Optimizer
 from .engine import LOSSES, Engine, backend_name, threads
+
+SECONDS_HELD = 0.025
+"""How long Ctrl-C may have to wait for the end of a few steps, at two GFLOP/s, the least that kernels do."""
 
 log = logging.getLogger("fastmlp.sklearn")
 
@@ -106,7 +111,10 @@ class _Accelerated(BaseMultilayerPerceptron):
             self.n_iter_ = 0
             for _ in range(self.max_iter):
                 if self.shuffle:
-                    order = shuffle(order, random_state=self._random_state)
+                    # The draws of sklearn.utils.shuffle, whose checks take longer than a small network's epoch.
+                    drawn = np.arange(n_samples)
+                    self._random_state.shuffle(drawn)
+                    order = order[drawn]
                 self.loss_ = steps.epoch(order)
                 if self._epoch_ends(n_samples, X_val, y_val) or incremental:
                     break
@@ -235,6 +243,7 @@ class _Steps:
         self._target = y.argmax(axis=1) if network.loss == "log_loss" else np.ascontiguousarray(y, network.dtype)
         # scikit-learn's squared error is the mean over the outputs too, its gradient is not.
         self._share = 1 / network.widths[-1] if network.loss == "half_mse" else 1.0
+        self._together = max(1, int(SECONDS_HELD / (0.5e-9 * step_flops(network.widths, batch_size))))
         self._flat_coefs = [w.reshape(-1) for w in engine.coefs]
         self._batches = [(batch.start, batch.stop - batch.start) for batch in gen_batches(len(X), batch_size)]
         if isinstance(optimizer, AdamOptimizer):
@@ -245,22 +254,36 @@ class _Steps:
             (optimizer.velocities,) = map(list, engine.remember([optimizer.velocities]))
 
     def epoch(self, order: np.ndarray) -> np.float64:
-        """Step once for each batch of `order`; the mean of the losses before their step, penalty included."""
+        """Step once for each batch of `order`; the mean of the losses before their step, penalty included.
+
+        Ctrl-C is held until some steps, for about SECONDS_HELD, are whole.
+        """
         rules = {n: self._rule(n) for _, n in self._batches}
         total = 0.0
-        for first, n in self._batches:
-            if self._alpha != 0:
-                total += 0.5 * self._alpha * sum(float(np.dot(w, w)) for w in self._flat_coefs)
-            loss = self._engine.train_step(rules[n], self._updates, self._x, self._target, order, first, n)
-            total += self._share * n * loss
-            self._updates += 1
-        if isinstance(self._optimizer, AdamOptimizer):
-            optimizer, t = self._optimizer, self._updates
-            optimizer.t = t
-            optimizer.learning_rate = (
-                optimizer.learning_rate_init * np.sqrt(1 - optimizer.beta_2**t) / (1 - optimizer.beta_1**t)
-            )
+        for start in range(0, len(self._batches), self._together):
+            with interrupt_held():
+                for first, n in self._batches[start : start + self._together]:
+                    total += self._step(rules[n], order, first, n)
+                self._count()
         return np.float64(total / len(self._x))
+
+    def _step(self, rule: Optimizer, order: np.ndarray, first: int, n: int) -> float:
+        """One step from rows order[first : first + n]; n times the loss before it."""
+        penalty = 0.0
+        if self._alpha != 0:
+            for w in self._flat_coefs:
+                penalty += float(np.dot(w, w))
+        loss = self._engine.train_step(rule, self._updates, self._x, self._target, order, first, n)
+        self._updates += 1
+        return self._share * n * loss + 0.5 * self._alpha * penalty
+
+    def _count(self) -> None:
+        """Tell the optimiser object how many updates there were, and what that makes of its learning rate."""
+        optimizer, t = self._optimizer, self._updates
+        if isinstance(optimizer, AdamOptimizer):
+            optimizer.t = t
+            corrections = np.sqrt(1 - optimizer.beta_2**t) / (1 - optimizer.beta_1**t)
+            optimizer.learning_rate = optimizer.learning_rate_init * corrections
 
     def _rule(self, n: int) -> Optimizer:
         """The update after a batch of n rows."""
