@@ -214,7 +214,7 @@ MIXED = ("relu", "tanh", "sine", "identity")
 
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("activations", [MIXED, SMOOTH])
-@pytest.mark.parametrize(("loss", "hidden"), list(zip(LOSSES, [20, 140, 20, 140], strict=True)))
+@pytest.mark.parametrize(("loss", "hidden"), list(zip(LOSSES, [20, 140, 20, 140, 20, 140], strict=True)))
 def test_training_rounds_the_operands_of_every_product_and_nothing_else(
     backend, rng, canary, loss, hidden, activations, shuffled
 ):
