@@ -497,7 +497,7 @@ def _announce_emulation(backend: str) -> None:
         f"dtype 'bfloat16' is emulated on backend {backend!r}: operands are rounded to bfloat16 and multiplied in "
         "float32, which is slower than dtype='float32'. It shows how a network trains on a matrix unit.",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import multiprocessing
 import pickle
 import warnings
 
@@ -301,3 +302,19 @@ def test_searches_in_parallel_find_the_same(backend):
     ours, reference = (search.cv_results_["mean_test_score"] for search in found)
     np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-12)
     assert hasattr(found[0].best_estimator_[-1], "_engine")
+
+
+def _fit_in_child(seed):
+    ours = MLPClassifier((200,), max_iter=2, random_state=seed).fit(DIGITS, CLASSES)
+    return ours.loss_, ours.predict_proba(DIGITS[:5])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_forked_processes_fit_and_find_the_same():
+    here = [_fit_in_child(seed) for seed in range(3)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        there = pool.map_async(_fit_in_child, range(3)).get(timeout=60)
+    for (loss, p), (other_loss, other_p) in zip(here, there, strict=True):
+        assert loss == other_loss
+        np.testing.assert_array_equal(p, other_p)
