@@ -4,6 +4,7 @@
 """
 
 import argparse
+import datetime
 import json
 import warnings
 from collections.abc import Callable
@@ -127,7 +128,8 @@ def main() -> None:
     if options.json:
         import sklearn
 
-        document = {"scikit-learn": sklearn.__version__, **info.collect(), "rows": rows}
+        today = datetime.date.today().isoformat()
+        document = {"date": today, "scikit-learn": sklearn.__version__, **info.collect(), "rows": rows}
         options.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
