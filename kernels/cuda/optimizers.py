@@ -17,7 +17,7 @@ def rule(name: str, dtype: np.dtype, decays: bool) -> Any:
 
     decays: L2 is part of the update, as it is for weights where it is not 0, and never for biases.
     """
-    real = dtype.type
+    real, ahead = dtype.type, name == "nesterov"
 
     def sgd(w, g, state, place, settings):
         rate, l2 = real(settings[0]), real(settings[1])
@@ -31,15 +31,7 @@ def rule(name: str, dtype: np.dtype, decays: bool) -> Any:
             g = g + l2 * w
         v = mu * state[0, place] - rate * g
         state[0, place] = v
-        return w + v
-
-    def nesterov(w, g, state, place, settings):
-        rate, l2, mu = real(settings[0]), real(settings[1]), real(settings[3])
-        if decays:
-            g = g + l2 * w
-        v = mu * state[0, place] - rate * g
-        state[0, place] = v
-        return w + (mu * v - rate * g)
+        return w + (mu * v - rate * g) if ahead else w + v
 
     def adam(w, g, state, place, settings):
         rate, l2, shrink = real(settings[0]), real(settings[1]), real(settings[2])
@@ -53,7 +45,7 @@ def rule(name: str, dtype: np.dtype, decays: bool) -> Any:
         state[1, place] = v
         return w - rate * (m / (sqrt(v) + real(settings[8])))
 
-    functions = {"sgd": sgd, "momentum": momentum, "nesterov": nesterov, "adam": adam, "adamw": adam}
+    functions = {"sgd": sgd, "momentum": momentum, "nesterov": momentum, "adam": adam, "adamw": adam}
     return cuda.jit(device=True)(functions[name])
 
 
