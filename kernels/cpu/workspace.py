@@ -117,16 +117,17 @@ class Workspace:
         self._settings: tuple[Optimizer, int, np.ndarray] | None = None
         across = training and runs_across(network)
         held = min(rows, FORWARD_ROWS) if across else rows
-        keeps_z = training and not across
+        row_major = training and not across
         outputs = [self._new(held * layer.outputs, dtype) for layer in layers]
         saved = [
-            self._new(held * layer.outputs, dtype) if keeps_z and layer.saves_preactivation else output
+            self._new(held * layer.outputs, dtype) if row_major and layer.saves_preactivation else output
             for layer, output in zip(layers, outputs, strict=True)
         ]
         layers_table, plan = _tables(network, outputs, saved)
         if network.bfloat16:
             layers_table[:-1, FACTOR] = [self._new(held * layer.outputs, dtype) for layer in layers[:-1]]
             plan[ROUNDED], plan[SIZE] = self._new(network.size, dtype), network.size
+        if network.bfloat16 or row_major:
             plan[BATCH_X] = self._new(rows * widths[0], dtype)
         self.tables = self._kept(layers_table, plan)
         large = network.size * dtype.itemsize >= PARALLEL_BYTES
@@ -145,8 +146,6 @@ class Workspace:
         if across:
             self.across = self._across(network, rows)
         elif training:
-            if not network.bfloat16:
-                plan[BATCH_X] = self._new(rows * widths[0], dtype)
             plan[BATCH_TARGET] = self._new(rows * widths[-1], dtype)
             plan[BATCH_LABELS] = self._new(rows, np.dtype(np.int64))
             even, odd = rows * max(widths[1::2]), rows * max(widths[2::2], default=0)
