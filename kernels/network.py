@@ -1,9 +1,13 @@
-"""What a network is to a kernel: its layers, where each lies in the flat parameter buffer, and how it is stepped."""
+"""What a network is to a kernel: its layers, where each lies in the flat parameter buffer, and how it is stepped.
+
+Also the buffers of a backend that goes through it layer by layer.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -120,3 +124,35 @@ class Optimizer:
         """state[slots, size]: the rule's memory before the first update, all zeros, each slot aligned."""
         step = ALIGNMENT // np.dtype(dtype).itemsize
         return aligned_zeros((self.slots, -(-size // step) * step), dtype)[:, :size]
+
+
+class LayerWorkspace:
+    """Buffers for batches of up to `rows` rows: every layer's output and, to train, all that the way back needs.
+
+    A backend's subclass says where they lie: `_new(shape, dtype)` makes an array there.
+    """
+
+    _new: ClassVar[Callable[..., Any]]
+
+    def __init__(self, network: Network, rows: int, training: bool):
+        self.rows = rows
+        self.nbytes = 0
+        layers, dtype = network.layers, network.dtype
+        held = rows if training else 0
+
+        # The last layer's output has a place of its own only in training; `forward` writes it to its `out`.
+        self.y = [self._allocate((rows, layer.outputs), dtype) for layer in layers[:-1]]
+        self.y.append(self._allocate((held, layers[-1].outputs), dtype))
+        self.z = [
+            self._allocate((rows, layer.outputs), dtype) if training and layer.saves_preactivation else None
+            for layer in layers
+        ]
+        self.dy = [self._allocate((held, layer.outputs), dtype) for layer in layers]
+        self.x = self._allocate((held, layers[0].inputs), dtype)
+        self.target = self._allocate((held, layers[-1].outputs), dtype)
+        self.labels = self._allocate((held,), np.dtype(np.int64))
+
+    def _allocate(self, shape: int | tuple[int, ...], dtype: np.dtype) -> Any:
+        buffer = self._new(shape, dtype)
+        self.nbytes += buffer.nbytes
+        return buffer
