@@ -46,6 +46,11 @@ def start(driver: Any) -> int:
     return status
 
 
+def started_here() -> bool:
+    """Whether this process has started the driver."""
+    return _process == os.getpid()
+
+
 def require_same_process() -> None:
     """Raises BackendUnavailable in a child forked by the process that started the driver."""
     if _process is not None and _process != os.getpid():
@@ -64,7 +69,7 @@ def _missing_package() -> str | None:
 
 def _driver_trouble() -> str | None:
     try:
-        driver = _open_driver()
+        driver = open_driver()
     except OSError:
         return f"there is no NVIDIA driver: {LIBRARY} is not installed; a machine with a GPU needs NVIDIA's driver"
     version, needed = ctypes.c_int(), _needed_version()
@@ -94,7 +99,8 @@ def _driver_trouble() -> str | None:
     return None
 
 
-def _open_driver() -> Any:
+def open_driver() -> Any:
+    """The driver's functions. Raises OSError where there is none."""
     return ctypes.CDLL(LIBRARY)
 
 

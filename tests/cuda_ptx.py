@@ -19,9 +19,11 @@ from fastmlp.kernels.contract import ACTIVATIONS, OPTIMIZERS
 ARCHITECTURE = (8, 0)
 
 sys.modules["cupy"] = ModuleType("cupy")
+sys.modules["cupy"].ndarray = np.ndarray
 dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=ARCHITECTURE)
 
 MODULES = (
+    "batches",
     "bias_add",
     "linear_backward_update",
     "linear_forward",
@@ -29,7 +31,7 @@ MODULES = (
     "matmul",
     "product",
     "reduction",
-    "train",
+    "steps",
 )
 CUDA = {name: import_module(f"fastmlp.kernels.cuda.{name}") for name in MODULES}
 
@@ -58,11 +60,15 @@ def kernels(dtype):
         yield product(f"input_gradient {name}", backward._times_derivative(name, dtype), (matrix, matrix), False, True)
         yield f"differentiate {name}", backward._differentiate(name, dtype), (vector, vector, vector)
     for name, decays in itertools.product(OPTIMIZERS, (False, True)):
-        extra = matrix, vector, matrix, INT, INT, types.UniTuple(DOUBLE, 9)
+        extra = matrix, vector, matrix, INT, INT, vector
         yield product(f"update {name} {decays}", backward._update(name, dtype, decays), extra, True, False, True)
+    extra = matrix, vector, matrix, INT, INT, types.UniTuple(DOUBLE, 9)
+    yield product("update apart", backward._update("adam", dtype, True), extra, True, False, True)
     yield product("parameter_gradients", backward._keep, (matrix, vector), True, False, True)
     yield "bias_add", CUDA["bias_add"]._bias_add, (vector, vector, vector, INT)
-    yield "gather", CUDA["train"]._gather, (vector, integers, INT, INT, vector)
+    yield "gather", CUDA["batches"]._gather, (vector, integers, INT, vector)
+    yield "begin a step", CUDA["steps"]._begin, (integers, INT, INT, integers, matrix, integers, vector)
+    yield "end a step", CUDA["steps"]._end, (INT, doubles, DOUBLE[:, ::1], integers)
     for gradient in (False, True):
         term = CUDA["losses"].squared_error(dtype, gradient)
         yield total(f"sum squared_error {gradient}", term, vector, vector, vector, DOUBLE)
@@ -73,6 +79,7 @@ def kernels(dtype):
                 term = CUDA["losses"].cross_entropy(dtype, gradient, labels, clips)
                 yield total(f"sum cross_entropy {gradient} {labels} {clips}", term, matrix, target, matrix, DOUBLE)
     yield total("sum", CUDA["reduction"]._partial, doubles)
+    yield total("sum squares", CUDA["reduction"]._scaled_square, vector, DOUBLE)
 
 
 def describe(kernel, arguments):

@@ -10,7 +10,9 @@ import numba
 import numpy as np
 import oracles
 import pytest
+from cuda_host import Kernel, needs_compiler
 from networks import data, fill, network
+from numba import cuda
 from rulings import assert_bounded, assert_same_bits, assert_same_special_values, small_integers, with_special_values
 
 import fastmlp
@@ -38,15 +40,6 @@ SHAPES = [(1, 1, 1), (4, 3, 4), (5, 14, 6), (9, 7, 2), (2, 13, 9)]
 """(n, k, m): one element, one whole tile, and tails in every dimension, over more tiles than a grid has blocks."""
 
 TRANSPOSES = [(False, False), (True, False), (False, True), (True, True)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_switches():
-    """The simulator's threads wait for one another by polling."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    yield
-    sys.setswitchinterval(interval)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +70,25 @@ def test_matmul(backend, dtype, rng, canary, shape, transposes):
     backend.matmul(stored(a, transposes[0]), stored(b, transposes[1]), out, *transposes)
     a64, b64 = a.astype(np.longdouble), b.astype(np.longdouble)
     assert_bounded(out, a64 @ b64, OPERATIONS["matmul"].error_factor, k, abs(a64) @ abs(b64))
+
+
+def test_a_block_has_one_shared_array():
+    """Whatever the order its threads run in: what every other test here rests on (see conftest.py)."""
+
+    @cuda.jit
+    def kernel(seen):
+        shared = cuda.shared.array(1, numba.float64)
+        seen[cuda.threadIdx.x] = shared.ctypes.data
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(200):
+            seen = np.zeros(8, np.int64)
+            kernel[1, 8](seen)
+            assert len(set(seen)) == 1
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("transposes", TRANSPOSES)
@@ -291,9 +303,10 @@ def test_log_loss_of_probabilities_that_are_clipped(backend, dtype, labels):
         assert_half_of_the_digits(*gradients)
 
 
-def test_bfloat16_is_refused():
+def test_bfloat16_is_refused_without_tensor_cores():
+    """The simulator has none; tests/test_cuda_tensor_train.py puts the kernels for them in their place."""
     net = fastmlp.MLP((3, 2), backend="numpy", dtype="bfloat16")
-    with pytest.raises(BackendUnavailable, match=r"no kernels for dtype 'bfloat16'.*backend='cpu'"):
+    with pytest.raises(BackendUnavailable, match=r"cannot run dtype 'bfloat16' here.*backend='cpu'"):
         net.to("cuda")
     assert net.backend == "numpy"
     with pytest.raises(BackendUnavailable, match="bfloat16"):
@@ -331,6 +344,13 @@ def test_train(backend, rng, canary, activation, optimizer, loss, labels, l2, sh
     compare(run, run.steps(backend, order, 0, 10, 4), order, 0, 10)
 
 
+@pytest.mark.parametrize("l2", [0.0, 2.0])
+def test_l2_shared_among_the_rows_of_a_batch(backend, rng, canary, l2):
+    net = network((3, 5, 2), ("tanh", "identity"), "half_mse", np.float64)
+    run, penalties = Run(net, rule("adam", l2), rng, canary), canary(4, np.float64, content=np.nan)
+    compare(run, run.steps(backend, None, 0, 10, 4, penalties), None, 0, 10, penalties)
+
+
 def test_one_call_or_many_give_the_same_bits(backend, dtype):
     net = network((3, 5, 2), ("gelu", "tanh"), "mse", dtype)
     whole, parts = (Run(net, rule("adam", 0.01), np.random.default_rng(7)) for _ in range(2))
@@ -353,6 +373,49 @@ def test_gradients(backend, rng, canary):
         np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.fixture
+def a_hopper(monkeypatch):
+    """A device for CUDA C++, whose kernels the processor runs; lists what was started: (kernel, blocks together)."""
+    started = []
+
+    def kernel(program, name, shared_bytes):
+        started.append((name, dict(program.defines).get("BLOCKS", 1)))
+        return Kernel(program, name, started[-1][1])
+
+    cubins, limits = (sys.modules[f"fastmlp.kernels.cuda.{name}"] for name in ("cubins", "limits"))
+    monkeypatch.setattr(sys.modules["fastmlp.kernels.cuda_cpp.compile"], "why_not", lambda: None)
+    monkeypatch.setattr(cubins, "architecture", lambda: "sm_90a")
+    monkeypatch.setattr(cubins, "kernel", kernel)
+    monkeypatch.setattr(limits, "shared_limit", lambda: 227 << 10)
+    monkeypatch.setattr(limits, "multiprocessors", lambda: 2)
+    return started
+
+
+@needs_compiler
+@pytest.mark.parametrize(("loss", "labels", "blocks"), [("mse", False, 1), ("cross_entropy", True, 4)])
+def test_small_networks_train_on_chip(backend, rng, canary, monkeypatch, a_hopper, loss, labels, blocks):
+    """The whole way from `train` to the kernel of CUDA C++, which the processor runs."""
+    net = network((6, 9, 5), ("tanh", "identity"), loss, np.float32)
+    monkeypatch.setattr(sys.modules["fastmlp.kernels.cuda_cpp.resident"], "CLUSTERS", (blocks,))
+    run = Run(net, rule("adam"), rng, canary, labels)
+    order = an_order(rng, 3)
+    compare(run, run.steps(backend, order, 0, 10, 7), order, 0, 10)
+    assert a_hopper == [("train_resident", blocks)]
+    assert "train_resident: whole steps in" in backend.training_kernel(net, rule("adam"), 10, labels)
+    compare(run := Run(net, rule("sgd"), rng, canary, labels), run.steps(backend, None, 0, 23, 3), None, 0, 23)
+
+
+@needs_compiler
+def test_networks_go_forward_in_one_launch(backend, rng, canary, a_hopper):
+    net = network((6, 9, 5), ("tanh", "identity"), "mse", np.float32)
+    parameters, x, out = fill(net, np.empty(net.size, np.float32), rng), data(net, rng, 150)[0], canary((150, 5), "f4")
+    backend.forward(net, parameters, x, out, backend.Workspace(net, 32, False))
+    expected = np.empty_like(out)
+    reference.forward(net, parameters, x, expected, reference.Workspace(net, 32, False))
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    assert a_hopper == [("forward_fused", 1)]
+
+
 def test_a_network_trains_predicts_saves_and_loads(rng, tmp_path):
     x, labels = rng.normal(size=(11, 3)), rng.integers(0, 2, 11)
     nets = [
@@ -370,7 +433,7 @@ def test_a_network_trains_predicts_saves_and_loads(rng, tmp_path):
     assert loaded.backend == "cuda"
     assert_same_bits(loaded.predict(x), nets[0].predict(x))
     np.testing.assert_allclose(loaded.predict(x), fastmlp.MLP.load(tmp_path / "net", backend="numpy").predict(x))
-    assert "backend cuda (asked for by name), threads of the GPU" in str(nets[0].plan(4))
+    assert "backend cuda (asked for by name)\nthreads of the GPU\n" in str(nets[0].plan(4))
 
 
 def test_a_network_moves_to_the_gpu_and_back(rng):

@@ -41,7 +41,7 @@ def machine(monkeypatch):
     def set_up(driver, packages=("cupy", "numba_cuda"), cuda=13):
         monkeypatch.setattr(gpu, "find_spec", lambda name: SimpleNamespace() if name in packages else None)
         monkeypatch.setattr(gpu, "_needed_version", lambda: cuda)
-        monkeypatch.setattr(gpu, "_open_driver", lambda: driver if driver else ctypes.CDLL("no-such-library.so"))
+        monkeypatch.setattr(gpu, "open_driver", lambda: driver if driver else ctypes.CDLL("no-such-library.so"))
 
     yield set_up
     backend._attempt.cache_clear()

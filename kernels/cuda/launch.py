@@ -11,6 +11,7 @@ from numba import cuda
 
 from .. import gpu
 from .elementary import SIMULATED
+from .memory import explain
 
 THREADS = 4 if SIMULATED else 256
 """Threads a block of an elementwise kernel. The simulator takes a Python thread for each."""
@@ -21,9 +22,11 @@ MAX_BLOCKS = 3 if SIMULATED else 65_535
 if SIMULATED:
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
+    from .simulated import submit
+
     def view(array: Any) -> Any:
         """The array as kernels take it."""
-        return FakeCUDAArray(array)
+        return FakeCUDAArray(array.view(np.ndarray))
 
     def stream() -> Any:
         """The current stream."""
@@ -46,18 +49,23 @@ else:
 def launch(kernel: Any, blocks: int, threads: int, *args: Any) -> None:
     """Start `kernel` on at most MAX_BLOCKS blocks, none where there is no work.
 
-    args are device arrays, scalars and tuples of both. Raises BackendUnavailable in a forked child.
+    args are device arrays, scalars and tuples of both. Raises BackendUnavailable in a forked child, DeviceMemoryError
+    where the kernel does not fit into the device's memory.
     """
     gpu.require_same_process()
     if blocks <= 0:
         return
     configuration = min(blocks, MAX_BLOCKS), threads, stream()
-    if SIMULATED:
-        kernel[configuration](*map(_argument, args))
-        return
-    with warnings.catch_warnings():  # a small grid is no mistake here
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)
-        kernel[configuration](*map(_argument, args))
+    try:
+        if SIMULATED:
+            submit(lambda: kernel[configuration](*map(_argument, args)))
+            return
+        with warnings.catch_warnings():  # a small grid is no mistake here
+            warnings.simplefilter("ignore", NumbaPerformanceWarning)
+            kernel[configuration](*map(_argument, args))
+    except Exception as error:
+        explain(error)
+        raise
 
 
 def blocks_for(elements: int) -> int:

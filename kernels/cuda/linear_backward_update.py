@@ -76,12 +76,15 @@ def _update(name: str, dtype: np.dtype, decays: bool) -> Any:
 
 
 def update(
-    x: Any, dz: Any, w: Any, b: Any, state: Any, w_place: int, b_place: int, optimizer: Optimizer, updates: int
+    x: Any, dz: Any, w: Any, b: Any, state: Any, w_place: int, b_place: int, optimizer: Optimizer, numbers: Any
 ) -> None:
-    """Step w[k, m] and b[m] along x.T @ dz and the sums of dz; their memory begins at these places of state[slots]."""
+    """Step w[k, m] and b[m] along x.T @ dz and the sums of dz; their memory begins at these places of state[slots].
+
+    numbers: optimizers.settings of the update, a tuple of them or an array on the device.
+    """
     epilogue = _update(optimizer.name, np.dtype(x.dtype), optimizer.l2 != 0)
     memory = state if optimizer.slots else w  # never read then
-    extra = w, b, memory, w_place, b_place, settings(optimizer, updates)
+    extra = w, b, memory, w_place, b_place, numbers
     product(x, dz, epilogue, extra, transpose_a=True, ones_row=True)
 
 
@@ -120,4 +123,4 @@ def linear_backward_update(
     differentiate(activation, saved, dy, dz)
     if dx is not None:
         input_gradient(dz, w, dx)  # before w is stepped
-    update(x, dz, w, b, state, 0, w.size, optimizer, updates)
+    update(x, dz, w, b, state, 0, w.size, optimizer, settings(optimizer, updates))

@@ -5,6 +5,7 @@ the same kernel once more. The grid is chosen by the number of terms alone.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,12 @@ def _partial(i, extra):
     return extra[0][i]
 
 
+@cuda.jit(device=True)
+def _scaled_square(i, extra):
+    values, scale = extra
+    return scale * (float64(values[i]) * float64(values[i]))
+
+
 def partial_sums() -> Any:
     """The array that `mean` needs beside its arguments."""
     return empty(BLOCKS, np.dtype(float))
@@ -58,3 +65,10 @@ def mean(term: Any, count: int, extra: tuple[Any, ...], divisor: float, partials
     blocks = min(BLOCKS, -(-count // THREADS))
     launch(_sum_kernel(term), blocks, THREADS, count, extra, 1.0, partials, 0)
     launch(_sum_kernel(_partial), 1, THREADS, blocks, (partials,), float(divisor), out, place)
+
+
+def sum_of_squares(arrays: Sequence[Any], scale: float, partials: Any, sums: Any, out: Any, place: int) -> None:
+    """Write `scale` times the sum of all squared elements to out[place]; sums[len(arrays)] is overwritten."""
+    for i, array in enumerate(arrays):
+        mean(_scaled_square, array.size, (array.reshape(-1), float(scale)), 1.0, partials, sums, i)
+    mean(_partial, len(arrays), (sums,), 1.0, partials, out, place)

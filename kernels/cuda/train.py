@@ -1,19 +1,21 @@
 """Training a whole network: the gradients of one batch, and many steps in one call.
 
-A step is launches alone, in the order of one stream; the host waits for none of them.
+A step is launches alone, in the order of one stream; the host waits for none of them, and repeats them as one graph.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
 from ..network import Network, Optimizer
-from .launch import THREADS, blocks_for, launch
+from . import forward_backward_fused, tensor_train, train_resident
+from .batches import rows
 from .linear_backward_update import differentiate, input_gradient, parameter_gradients, update
 from .linear_forward import linear_forward
 from .loss import loss_to
 from .memory import empty
+from .reduction import sum_of_squares
+from .steps import places
 from .workspace import Workspace
 
 
@@ -22,6 +24,8 @@ def gradients(network: Network, parameters: Any, x: Any, target: Any, gradient: 
 
     Waits for the device.
     """
+    if workspace.tensor is not None:
+        return tensor_train.gradients(network, parameters, x, target, gradient, workspace)
     weights = network.weights(parameters)
     dw, db = network.weights(gradient), network.biases(gradient)
     value = empty(1, np.dtype(float))
@@ -44,34 +48,49 @@ def train(
     batch_size: int,
     losses: Any,
     workspace: Workspace,
+    penalties: Any = None,
 ) -> None:
-    """len(losses) steps, as kernels/README.md says; writes parameters, state and losses."""
-    weights, biases = network.weights(parameters), network.biases(parameters)
-    for step in range(len(losses)):
-        n = min(batch_size, len(x) - start % len(x))
-        batch_x, batch_target = _batch(x, target, order, start, n, workspace)
+    """len(losses) steps, as kernels/README.md says; writes parameters, state, losses and, if given, penalties.
+
+    An error has the attribute `steps`: how many whole steps were made before it, and are in parameters and state.
+    """
+    fused = forward_backward_fused.choice(network, min(batch_size, len(x)), target.ndim == 1)
+    if fused is not None:
+        forward_backward_fused.train(
+            fused, network, optimizer, parameters, state, updates, x, target, order, start, batch_size, losses,
+            workspace, penalties,
+        )  # fmt: skip
+        return
+    if workspace.tensor is not None:
+        tensor_train.train(
+            network, optimizer, parameters, state, updates, x, target, order, start, batch_size, losses, workspace,
+            penalties,
+        )  # fmt: skip
+        return
+    how = train_resident.choice(network, optimizer, min(batch_size, len(x)), target.ndim == 1)
+    if how is not None:
+        train_resident.train(
+            how, optimizer, parameters, state, updates, x, target, order, start, batch_size, losses, penalties
+        )
+        return
+    weights, biases, steps = network.weights(parameters), network.biases(parameters), workspace.steps
+
+    def launches(n: int, rule: Optimizer) -> None:
+        chosen = steps.begin(len(x), order, n)
+        batch_x = rows(x, chosen, workspace.x)
+        batch_target = rows(target, chosen, workspace.labels if target.ndim == 1 else workspace.target)
         inputs = _forward(network, weights, biases, batch_x, workspace)
-        for i, dz in _backward(network, weights, inputs, batch_target, workspace, losses, step):
+        if penalties is not None:
+            sum_of_squares(weights, rule.l2 / 2, workspace.partials, workspace.squares, steps.results, 1)
+        # The whole way back before the first update: what fails, for want of memory say, leaves no step half made.
+        deltas = list(_backward(network, weights, inputs, batch_target, workspace, steps.results, 0))
+        steps.end(n)
+        for i, dz in deltas:
             layer = network.layers[i]
-            update(inputs[i], dz, weights[i], biases[i], state, layer.w, layer.b, optimizer, updates + step + 1)
-        start += n
+            update(inputs[i], dz, weights[i], biases[i], state, layer.w, layer.b, rule, steps.numbers)
 
-
-@cuda.jit
-def _gather(source, order, start, columns, out):
-    for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
-        out[i] = source[order[start + i // columns] * columns + i % columns]
-
-
-def _batch(x: Any, target: Any, order: Any, start: int, n: int, workspace: Workspace) -> tuple[Any, Any]:
-    """The n rows from position `start` on: slices of x and target, or the rows named by `order` gathered."""
-    if order is None:
-        first = start % len(x)
-        return x[first : first + n], target[first : first + n]
-    gathered = workspace.x[:n], (workspace.labels if target.ndim == 1 else workspace.target)[:n]
-    for source, out in zip((x, target), gathered, strict=True):
-        launch(_gather, blocks_for(out.size), THREADS, source.reshape(-1), order, start, out.size // n, out.reshape(-1))
-    return gathered
+    given = places(parameters, state, x, target, order)
+    steps.make(launches, given, optimizer, updates, len(x), start, batch_size, losses, penalties)
 
 
 def _forward(network: Network, weights: list[Any], biases: list[Any], x: Any, workspace: Workspace) -> list[Any]:

@@ -1,0 +1,154 @@
+// The instructions of hopper.cuh on a processor, for cuda_host.h.
+//
+// Harsh where the hardware leaves room: a box is copied at once, a warpgroup's products are made only when they are waited
+// for, from what shared memory holds by then, so a stage that is given back too early is seen. A wait that never ends,
+// a map, a descriptor or a place that the hardware would not take end the process.
+#pragma once
+#define FASTMLP_HOPPER_CUH
+
+struct alignas(64) TensorMap {  // what tests put in the place of the driver's
+    const unsigned short* base;
+    long long inner, outer, stride;  // elements; of the matrix, and from row to row
+    long long box_inner, box_outer;
+    unsigned char rest[80];
+};
+static_assert(sizeof(TensorMap) == 128);
+
+using Barrier = unsigned long long;
+
+namespace host {
+struct Phases {
+    unsigned expected : 12, pending : 12, parity : 1;
+    int bytes;
+};
+static_assert(sizeof(Phases) == sizeof(Barrier));
+
+inline Phases& phases(Barrier* barrier) {
+    demand_shared(barrier, 8);
+    return *reinterpret_cast<Phases*>(barrier);
+}
+inline void turn_if_done(Phases& it) {
+    if (it.pending > 0 || it.bytes != 0) return;
+    it.pending = it.expected;
+    it.parity ^= 1;
+}
+inline unsigned char* swizzled(size_t place) {
+    demand(place < now->block->shared_bytes, "a descriptor that leads out of shared memory");
+    return now->block->shared + (place ^ (place >> 7 & 7) << 4);
+}
+
+struct Described {
+    size_t start, leading, stride;
+
+    explicit Described(unsigned long long bits)
+        : start((bits & 0x3fff) << 4), leading((bits >> 16 & 0x3fff) << 4), stride((bits >> 32 & 0x3fff) << 4) {
+        demand(bits >> 62 == 1, "a descriptor that does not say 128-byte swizzling");
+    }
+    unsigned short element(bool across, int edge, int step) const {
+        const size_t place = across ? edge / 64 * leading + edge % 64 * 2 + step / 8 * stride + step % 8 * 128
+                                    : edge / 8 * stride + edge % 8 * 128 + step * 2;
+        return *reinterpret_cast<unsigned short*>(swizzled(start + place));
+    }
+};
+}  // namespace host
+
+inline unsigned shared_address(const void* pointer) {
+    return static_cast<const unsigned char*>(pointer) - host::now->block->shared;
+}
+
+inline void barrier_init(Barrier* barrier, int arrivals) {
+    host::phases(barrier) = {unsigned(arrivals), unsigned(arrivals), 0, 0};
+}
+inline void barriers_made() {}
+inline void barrier_arrive(Barrier* barrier) {
+    auto& it = host::phases(barrier);
+    host::demand(it.pending > 0, "more arrivals at a barrier than it expects");
+    --it.pending;
+    host::turn_if_done(it);
+}
+inline void barrier_expect(Barrier* barrier, int bytes) {
+    host::phases(barrier).bytes += bytes;
+    barrier_arrive(barrier);
+}
+inline void barrier_wait(Barrier* barrier, int parity) {
+    for (int tries = 0; int(host::phases(barrier).parity) == parity; ++tries) {
+        host::demand(tries < 100000, "a barrier that is waited for without end");
+        host::wait(host::POLLS);
+    }
+}
+
+inline void acquire_map(const TensorMap*) {}
+
+inline void copy_box(void* to, const TensorMap* map, int inner, int outer, Barrier* barrier) {
+    host::demand(map->box_inner == 64 && map->box_outer <= 256, "a box that is not 128 bytes wide");
+    host::demand(map->stride % 8 == 0 && reinterpret_cast<uintptr_t>(map->base) % 16 == 0, "a misaligned matrix");
+    const unsigned place = shared_address(to);
+    host::demand(place % 1024 == 0, "a box that does not begin with an atom");
+    for (int row = 0; row < map->box_outer; ++row)
+        for (int i = 0; i < 64; ++i) {
+            const long long x = inner + i, y = outer + row;
+            const bool there = x < map->inner && y < map->outer;
+            auto* target = host::swizzled(place + row * 128 + i * 2);
+            *reinterpret_cast<unsigned short*>(target) = there ? map->base[y * map->stride + x] : 0;
+        }
+    auto& it = host::phases(barrier);
+    it.bytes -= int(map->box_outer * 128);
+    host::turn_if_done(it);
+}
+
+inline void some_threads(int name, int threads) { host::barrier(name, threads); }
+template <int REGISTERS>
+void give_registers() {}
+template <int REGISTERS>
+void take_registers() {}
+
+inline void products_begin() {}
+inline void products_commit() {
+    host::now->product_groups.push_back(std::move(host::now->products));
+    host::now->products.clear();
+}
+template <int PENDING>
+void products_wait() {
+    auto& groups = host::now->product_groups;
+    while (groups.size() > PENDING) {
+        for (auto& product : groups.front()) product();
+        groups.erase(groups.begin());
+    }
+}
+
+inline unsigned long long descriptor(const void* start, int leading, int stride) {
+    return (shared_address(start) & 0x3ffff) >> 4 | static_cast<unsigned long long>(leading >> 4) << 16 |
+           static_cast<unsigned long long>(stride >> 4) << 32 | 1ULL << 62;
+}
+
+template <bool A_ACROSS, bool B_ACROSS, typename Widen>
+void multiply_in_group(float (&c)[128], unsigned long long a, unsigned long long b, int adds, Widen widen) {
+    float* mine = c;
+    const int thread = host::now->index % 128, first = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
+    host::now->products.push_back([=] {
+        const host::Described x(a), y(b);
+        double rows[2][16];
+        for (int half = 0; half < 2; ++half)
+            for (int k = 0; k < 16; ++k) rows[half][k] = widen(x.element(A_ACROSS, first + 8 * half, k));
+        for (int j = 0; j < 32; ++j)
+            for (int e = 0; e < 2; ++e) {
+                double ys[16];
+                for (int k = 0; k < 16; ++k) ys[k] = widen(y.element(B_ACROSS, 8 * j + column + e, k));
+                for (int half = 0; half < 2; ++half) {
+                    float& sum = mine[4 * j + 2 * half + e];
+                    double exact = adds ? sum : 0.0;
+                    for (int k = 0; k < 16; ++k) exact += rows[half][k] * ys[k];
+                    sum = host::cut(exact);
+                }
+            }
+    });
+}
+template <bool A_ACROSS, bool B_ACROSS>
+void multiply_group_bfloat16(float (&c)[128], unsigned long long a, unsigned long long b, int adds) {
+    multiply_in_group<A_ACROSS, B_ACROSS>(
+        c, a, b, adds, [](unsigned short bits) { return __uint_as_float(unsigned(bits) << 16); });
+}
+template <bool A_ACROSS, bool B_ACROSS>
+void multiply_group_float16(float (&c)[128], unsigned long long a, unsigned long long b, int adds) {
+    multiply_in_group<A_ACROSS, B_ACROSS>(c, a, b, adds, widen_float16);
+}
