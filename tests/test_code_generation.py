@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from vectors import compiled
 
-from fastmlp.kernels.cpu import product
-from fastmlp.kernels.cpu.simd import VECTOR_BYTES, element, pointer
+from fastmlp.kernels.contract import OPTIMIZERS
+from fastmlp.kernels.cpu import optimizers, packing, product
+from fastmlp.kernels.cpu.simd import HAS_BFLOAT16, VECTOR_BYTES, address_of, element, pairs_at, pointer
+from fastmlp.kernels.network import Optimizer
 
 REGISTER = {32: "ymm", 64: "zmm"}.get(VECTOR_BYTES)
 
@@ -18,9 +20,9 @@ pytestmark = [
 ]
 
 KERNELS = {
-    "micro_kernel": (product.micro_kernel, product.TALL * 2, None),
+    "micro_kernel": (product.micro_kernel, packing.TALL * 2, None),
     "_medium_wide": (product._medium_wide, product.MEDIUM * 2, 1),
-    "_tall_narrow": (product._tall_narrow, product.TALL, 1),
+    "_tall_narrow": (product._tall_narrow, packing.TALL, 1),
 }
 """The micro-kernels that do the bulk of the work, how many accumulators each has, and a width it is called with."""
 
@@ -82,4 +84,42 @@ def test_a_whole_tile_needs_no_masks(dtype):
 def test_the_rows_addresses_are_no_chain_of_additions(dtype):
     """One addition a row would take as long as the multiply-adds, and no load could run ahead of them."""
     additions = [line for line in main_loop("micro_kernel", dtype) if line.startswith("add")]
-    assert len(additions) < product.TALL // 2
+    assert len(additions) < packing.TALL // 2
+
+
+def test_what_an_update_changes_is_asked_for_to_write(dtype):
+    """Weights and the optimiser's slots were read by the other cores too: one request instead of two."""
+    settings = optimizers.settings_of(Optimizer("adam"), OPTIMIZERS["adam"].code)
+
+    @compiled
+    def call(settings, w, slot0, slot1):
+        optimizers.ahead_of_update(pointer(settings), 2, 64, pointer(w), 64, pointer(slot0), pointer(slot1))
+
+    call(settings, *np.zeros((3, 128), dtype))
+    (assembly,) = call.inspect_asm().values()
+    asked = [line for line in assembly.splitlines() if re.match(r"\s*prefetch", line)]
+    assert len(asked) >= 3
+    assert all("prefetchw" in line for line in asked)
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="no instruction for bfloat16 is at work")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_on_pairs_a_step_is_one_bfloat16_product_an_accumulator(kernel):
+    kernel, accumulators, width = KERNELS[kernel]
+
+    @compiled
+    def call(depth, a, b, b_step, width, c, c_row):
+        c_at = pointer(c)
+        a_at, b_at = pairs_at(address_of(pointer(a))), pairs_at(address_of(pointer(b)))
+        kernel(depth, a_at, 3, 1, b_at, b_step, width, c_at, 0, c_at, c_row, element(c_at, -np.inf))
+
+    operands, out = np.ones((2, 4096), np.float32), np.zeros(4096, np.float32)
+    call(3, operands[0], operands[1], 64, width, out, 64)
+    (assembly,) = call.inspect_asm().values()
+    body = max(loops(assembly), key=lambda loop: sum(line.startswith("vdpbf16ps") for line in loop))
+    products = [line for line in body if line.startswith("vdpbf16ps")]
+    assert len(products) % accumulators == 0
+    assert len(products) >= accumulators
+    assert all("%zmm" in line for line in products)
+    assert [line for line in body if re.match(r"vmov\w*\s+%[xyz]mm\d+,\s*\S*\(", line)] == [], "a spill"
+    assert not [line for line in body if line.startswith("vfmadd")]

@@ -22,7 +22,7 @@ from fastmlp import get_num_threads, num_threads, set_num_threads
 from fastmlp.kernels import cores, cpu
 from fastmlp.kernels.contract import step_flops
 from fastmlp.kernels.cores import MAX_THREADS, usable_cores
-from fastmlp.kernels.cpu import team
+from fastmlp.kernels.cpu import phases, team
 from fastmlp.kernels.network import Optimizer, aligned_zeros
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,14 +78,22 @@ def large_network(seed, widths=WIDTHS, rows=3 * BATCH + 7):
     return net, fill(net, aligned_zeros(net.size, net.dtype), rng), *data(net, rng, rows), rng
 
 
-def train(seed, widths=WIDTHS, batch_size=BATCH):
+def train(seed, widths=WIDTHS, batch_size=BATCH, penalties=None):
     net, parameters, x, t, rng = large_network(seed, widths, 3 * batch_size + 7)
     rule, losses = Optimizer("adam", l2=0.01), np.empty(6)
     state = rule.new_state(net.size, net.dtype)
     order = np.concatenate([rng.permutation(len(x)), rng.permutation(len(x))])
     workspace = cpu.Workspace(net, batch_size, True)
-    cpu.train(net, rule, parameters, state, 0, x, t, order, 0, batch_size, losses, workspace)
-    return [parameters, state.copy(), losses]
+    cpu.train(net, rule, parameters, state, 0, x, t, order, 0, batch_size, losses, workspace, penalties)
+    return [parameters, state.copy(), losses, *([] if penalties is None else [penalties])]
+
+
+def train_with_penalties(seed, *settings):
+    return train(seed, *settings, penalties=np.empty(6))
+
+
+def train_narrow_with_penalties(seed):
+    return train_with_penalties(seed, NARROW_WIDTHS, LARGE_BATCH)
 
 
 def train_narrow(seed):
@@ -117,7 +125,18 @@ def loss(seed):
 
 JOBS = {
     job.__name__: job
-    for job in (matmul, linear_forward, linear_backward_update, train, train_narrow, gradients, forward, loss)
+    for job in (
+        matmul,
+        linear_forward,
+        linear_backward_update,
+        train,
+        train_narrow,
+        train_with_penalties,
+        train_narrow_with_penalties,
+        gradients,
+        forward,
+        loss,
+    )
 }
 
 
@@ -150,8 +169,7 @@ def runs(monkeypatch):
         monkeypatch.setattr(module, name, spy)
 
     spy_on(team, "conduct")
-    spy_on(sys.modules["fastmlp.kernels.cpu.forward"], "_forward_arrays")
-    spy_on(sys.modules["fastmlp.kernels.cpu.matmul"], "_matmul_arrays")
+    spy_on(sys.modules["fastmlp.kernels.cpu.forward"], "conduct")
     monkeypatch.setattr(team, "LONG_FLOPS", 0)
     return sizes
 
@@ -290,9 +308,9 @@ def test_many_callers_at_once_get_what_each_alone_would():
 def test_a_caller_that_finds_the_team_busy_runs_alone(alone, runs):
     set_num_threads(3)
     assert bits("matmul") == alone["matmul"]
-    team._team._memory[team.TAKEN * team.LINE] = 1
+    team._team._memory[phases.TAKEN * phases.LINE] = 1
     assert bits("matmul") == alone["matmul"]
-    team._team._memory[team.TAKEN * team.LINE] = 0
+    team._team._memory[phases.TAKEN * phases.LINE] = 0
     assert bits("matmul") == alone["matmul"]
     calls = len(runs) // 3
     assert runs == [3] * calls + [1] * calls + [3] * calls
@@ -309,7 +327,7 @@ def test_a_call_from_inside_a_run_runs_alone(alone, runs):
         all_inside.wait(PATIENCE)
 
     callback, entry = python_entry(member)
-    assert team.conduct(entry, 0, 3, 0) == 3
+    assert team.conduct(entry, (), 3, 0) == 3
     assert found == [alone["train"]] * 3
     assert runs == [1, 1, 1, 3]
     del callback
@@ -318,16 +336,16 @@ def test_a_call_from_inside_a_run_runs_alone(alone, runs):
 def test_a_short_run_does_not_wake_sleepers_unless_runs_follow_one_another():
     callback, entry = python_entry(lambda: None)
     set_num_threads(3)
-    team.conduct(entry, 0, 3, team.LONG_FLOPS)
-    asleep = team._team._memory[team.ASLEEP * team.LINE :]
+    team.conduct(entry, (), 3, team.LONG_FLOPS)
+    asleep = team._team._memory[phases.ASLEEP * phases.LINE :]
     for _ in range(3):
         time.sleep(0.01)
         deadline = time.monotonic() + PATIENCE
         while asleep[0] < len(team._team.workers):
             assert time.monotonic() < deadline, "the workers do not go to sleep"
             time.sleep(0.01)
-        assert team.conduct(entry, 0, 3, team.LONG_FLOPS - 1) == 1
-        assert 3 in [team.conduct(entry, 0, 3, team.LONG_FLOPS - 1) for _ in range(1000)]
+        assert team.conduct(entry, (), 3, team.LONG_FLOPS - 1) == 1
+        assert 3 in [team.conduct(entry, (), 3, team.LONG_FLOPS - 1) for _ in range(1000)]
     del callback
 
 
@@ -395,8 +413,8 @@ def test_workers_that_sleep_in_python_come_when_called(alone, runs, tmp_path):
         "import numpy as np\n"
         "from fastmlp.kernels import cpu\n"
         "from fastmlp import set_num_threads\n"
-        "from fastmlp.kernels.cpu import team\n"
-        "assert team._FUTEX is None\n"
+        "from fastmlp.kernels.cpu import phases, team\n"
+        "assert team.FUTEX is None\n"
         "set_num_threads(3)\n"
         "a = np.random.default_rng(0).normal(size=(300, 300))\n"
         "expected, out = np.empty_like(a), np.empty_like(a)\n"
@@ -405,7 +423,7 @@ def test_workers_that_sleep_in_python_come_when_called(alone, runs, tmp_path):
         "    time.sleep(pause)\n"
         "    cpu.matmul(a, a, out)\n"
         "    assert (out == expected).all()\n"
-        "entered = team._team._memory[team.ENTERED * team.LINE]\n"
+        "entered = team._team._memory[phases.ENTERED * phases.LINE]\n"
         "assert entered > 10, entered\n"
     )
     assert program(code, "-W", "error", FASTMLP_CACHE_DIR=str(tmp_path)) == (0, "", "")
@@ -434,6 +452,7 @@ def from_a_child(method):
     return result
 
 
+@pytest.mark.filterwarnings("ignore:os.fork\\(\\) was called")  # by JAX, where another test imported it
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_children_of_a_process_that_used_its_team_have_their_own(method, alone):
     set_num_threads(3)
@@ -444,6 +463,7 @@ def test_children_of_a_process_that_used_its_team_have_their_own(method, alone):
     assert bits("train") == alone["train"]
 
 
+@pytest.mark.filterwarnings("ignore:os.fork\\(\\) was called")  # by JAX, where another test imported it
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this platform does not fork")
 def test_a_child_forked_in_the_middle_of_a_run_has_its_own_team(alone):
     set_num_threads(3)
@@ -454,7 +474,7 @@ def test_a_child_forked_in_the_middle_of_a_run_has_its_own_team(alone):
         over.wait(PATIENCE)
 
     callback, entry = python_entry(member)
-    other = threading.Thread(target=team.conduct, args=(entry, 0, 3, team.LONG_FLOPS))
+    other = threading.Thread(target=team.conduct, args=(entry, (), 3, team.LONG_FLOPS))
     other.start()
     assert in_the_run.wait(PATIENCE)
     found, workers = from_a_child("fork")

@@ -1,11 +1,13 @@
 """The kernels as they are on CPUs with narrower vectors: the same source with registers of 16, 32 and 64 bytes.
 
-Each width has a process of its own, which runs this file as a program.
+Each width has a process of its own, which runs this file as a program; one more has no instruction for bfloat16.
 """
 
+import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import guarded
@@ -16,6 +18,7 @@ import pytest
 from networks import data, fill, network, wide
 from rulings import assert_bounded, assert_same_bits, small_integers
 
+from fastmlp.kernels import reference
 from fastmlp.kernels.contract import ACTIVATIONS, OPERATIONS
 from fastmlp.kernels.network import Optimizer, aligned_zeros
 
@@ -70,22 +73,47 @@ def check_training(cpu, dtype, rng):
             np.testing.assert_allclose(mine, theirs, rtol=digits, atol=digits)
 
 
+def check_bfloat16(cpu, rng):
+    """Exact sums of rounded and of split operands, an even and an odd number of them, so the reference's bits."""
+    for widths, n, way in itertools.product(
+        ((9, 21, 5, 3), (140, 70, 1)), (1, 32), ({"bfloat16": True}, {"high": True})
+    ):
+        net = replace(network(widths, "relu", "half_mse", np.float32), **way)
+        parameters = aligned_zeros(net.size, np.float32)
+        for view in (*net.weights(parameters), *net.biases(parameters)):
+            view[...] = small_integers(rng, view.shape, np.float32)
+        x, t = (small_integers(rng, (n, width), np.float32) for width in (widths[0], widths[-1]))
+        results = []
+        for module in (cpu, reference):
+            out, gradient = guarded.ending(np.zeros_like(t)), aligned_zeros(net.size, np.float32)
+            module.forward(net, parameters, guarded.ending(x), out, module.Workspace(net, 5, False))
+            module.gradients(net, parameters, guarded.ending(x), t, gradient, module.Workspace(net, n, True))
+            results += out, gradient
+        assert_same_bits(*results[::2])
+        np.testing.assert_array_equal(*results[1::2])
+
+
 def check():
     """Everything above, with this process's width."""
     from fastmlp.kernels import cpu
-    from fastmlp.kernels.cpu.simd import VECTOR_BYTES
+    from fastmlp.kernels.cpu.simd import HAS_BFLOAT16, VECTOR_BYTES
 
     assert str(VECTOR_BYTES) == os.environ["FASTMLP_VECTOR_BYTES"]
     rng = np.random.default_rng(20261)
+    check_bfloat16(cpu, rng)
+    if os.environ.get("FASTMLP_BFLOAT16"):
+        assert not HAS_BFLOAT16
+        return
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         check_products(cpu, dtype, rng)
     check_layers(cpu, np.dtype(np.float32), rng)
     check_training(cpu, np.dtype(np.float32), rng)
 
 
-def start(width):
+def start(width, **settings):
     """Run this file as a program with registers of so many bytes."""
-    environment = os.environ | {"FASTMLP_VECTOR_BYTES": width, "PYTHONPATH": str(ROOT)}
+    fixed = {"FASTMLP_VECTOR_BYTES": width, "FASTMLP_HIGH": "split", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | fixed | settings
     return subprocess.Popen(
         [sys.executable, "-W", "error", __file__], env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -108,7 +136,10 @@ MISSING = {
 @pytest.fixture(scope="module")
 def started():
     """All the processes at once: they compile for seconds."""
-    return {width: start(width) for width in FEATURES if not MISSING[width]}
+    processes = {width: start(width) for width in FEATURES if not MISSING[width]}
+    if "64" in processes:
+        processes["emulated"] = start("64", FASTMLP_BFLOAT16="emulated")
+    return processes
 
 
 @guarded.needs_mprotect
@@ -117,6 +148,19 @@ def test_registers_of_this_width(width, started):
     if MISSING[width]:
         pytest.skip(f"this CPU cannot compute in registers of {width} bytes: no {', no '.join(MISSING[width])}")
     assert finish(started[width]) == (0, "")
+
+
+@guarded.needs_mprotect
+def test_bfloat16_without_its_instruction(started):
+    if MISSING["64"]:
+        pytest.skip("this CPU cannot compute in registers of 64 bytes")
+    assert finish(started["emulated"]) == (0, "")
+
+
+def test_other_units_for_bfloat16_are_refused():
+    status, said = finish(start("16", FASTMLP_BFLOAT16="yes"))
+    assert status != 0
+    assert "FASTMLP_BFLOAT16 must be one of 'amx', 'avx512', 'emulated', 'modelled', or not be set; got 'yes'" in said
 
 
 def test_other_widths_are_refused():

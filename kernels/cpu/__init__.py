@@ -5,27 +5,37 @@ See kernels/README.md for how blocking, layouts and threads fit together.
 
 from .bias_add import bias_add
 from .ceilings import ceilings
-from .forward import forward
+from .compile import machine_file
+from .forward import forward, predictor
 from .linear_backward_update import linear_backward_update
 from .linear_forward import linear_forward
 from .loss import loss
-from .matmul import matmul
+from .matmul import direct_matmul, matmul
 from .mse import mse
 from .team import threads_for
-from .train import gradients, train
-from .workspace import Workspace
+from .train import gradients, timed, train
+from .units import BFLOAT16, HIGH, UNAVAILABLE
+from .workspace import Workspace, training_kernels
 
 __all__ = [
+    "BFLOAT16",
+    "HIGH",
+    "UNAVAILABLE",
     "Workspace",
     "bias_add",
     "ceilings",
+    "direct_matmul",
     "forward",
     "gradients",
     "linear_backward_update",
     "linear_forward",
     "loss",
+    "machine_file",
     "matmul",
     "mse",
+    "predictor",
     "threads_for",
+    "timed",
     "train",
+    "training_kernels",
 ]

@@ -11,6 +11,7 @@ After C. Elrod et al., SimpleChains.jl (2022).
 import numpy as np
 
 from ..network import Layer, Network
+from ..timeline import EPILOGUE, EVERY_LAYER, WORK
 from .activations import IDENTITY, RELU, activate, copy_block, floor_of, multiply_by_derivative
 from .compile import entry, jit
 from .elementary import exp, log, sigmoid
@@ -29,6 +30,8 @@ from .losses import (
     surprise_bounds,
 )
 from .optimizers import L2, update
+from .penalty import sum_of_squares
+from .phases import RANK, claim, finish
 from .simd import (
     VECTOR_BYTES,
     address_of,
@@ -60,6 +63,18 @@ from .simd import (
     wide_total,
     wide_zeros,
 )
+from .stamps import (
+    IN_FORWARD,
+    IN_GATHER,
+    IN_INPUT_GRADIENT,
+    IN_LOSS,
+    IN_OPTIMIZER,
+    IN_PENALTY,
+    IN_WEIGHT_GRADIENT,
+    begin_step,
+    mark,
+    stamp,
+)
 from .tables import (
     ACTIVATION,
     ARENA_SIZE,
@@ -85,7 +100,6 @@ from .tables import (
     WEIGHTS,
     ZEROS,
 )
-from .team import RANK, claim, finish
 
 WIDEST = 128
 """No layer may be wider. At 128, a batch of 128 takes one thread as long as row-major (Zen 5), in half the phases."""
@@ -112,9 +126,9 @@ SCALAR_WIDTH = 4
 def runs_across(network: Network) -> bool:
     """Whether the network is narrow enough: by itself alone, so that equal steps give equal bits.
 
-    Networks of dtype bfloat16 are not trained so: their rounded copies are made by row-major passes.
+    Those whose products take pairs of bfloat16 are not trained so: pairs are made by row-major passes.
     """
-    return max(network.widths) <= WIDEST and not network.bfloat16
+    return max(network.widths) <= WIDEST
 
 
 def block_rows(network: Network) -> int:
@@ -396,7 +410,7 @@ def _fill_ones(columns, target):
 
 
 @jit
-def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, arena):
+def _block(me, plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, arena):
     """Take n rows x[inputs + 1, columns] through all layers and back; give their part of J, their gradients to `total`.
 
     The last row of x is ones.
@@ -409,35 +423,45 @@ def _block(plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, ar
         y, saved, keeps = arena + layer[OUTPUT], arena + layer[SAVED], layer[SAVED] != layer[OUTPUT]
         floor = floor_of(IDENTITY if keeps else activation, y)
         weights, bias = w + layer[WEIGHTS], w + layer[BIAS]
+        mark(me, IN_FORWARD, index)
         _product(m, columns, k, weights, 1, m, below, columns, bias, 1, y, columns, floor, False)
+        stamp(me, WORK)
         if keeps:
             copy_block(1, m * columns, y, 0, saved, 0)
         if keeps or activation != RELU:
             activate(activation, 1, m * columns, y, 0)
         if index < last:
             _fill_ones(columns, y + m * columns)
+        stamp(me, EPILOGUE)
         below = y
     layer = layers + last * LAYER_FIELDS
     m, g = layer[OUTPUTS], arena + plan[GRADIENT0 + last % 2]
+    mark(me, IN_LOSS, last)
     value = _block_loss(plan[LOSS], batch, n, m, columns, below, t, has_labels, g)
     multiply_by_derivative(layer[ACTIVATION], 1, m * columns, g, 0, arena + layer[SAVED], 0)
+    stamp(me, WORK)
     for index in range(last, -1, -1):
         layer = layers + index * LAYER_FIELDS
         k, m = layer[INPUTS], layer[OUTPUTS]
         g, turned, zeros = arena + plan[GRADIENT0 + index % 2], arena + plan[SCRATCH], arena + plan[ZEROS]
         before = layers + (index - 1) * LAYER_FIELDS
         below = arena + before[OUTPUT] if index > 0 else x
+        mark(me, IN_WEIGHT_GRADIENT, index)
         _add_gradient(layer, n, columns, below, g, turned, zeros, total + layer[GRADIENT], adds)
+        stamp(me, WORK)
         if index > 0:
             dx = arena + plan[GRADIENT0 + (index - 1) % 2]
             floor = floor_of(IDENTITY, dx)
+            mark(me, IN_INPUT_GRADIENT, index)
             _product(k, columns, m, w + layer[WEIGHTS], m, 1, g, columns, zeros, 0, dx, columns, floor, False)
+            stamp(me, WORK)
             multiply_by_derivative(before[ACTIVATION], 1, k * columns, dx, 0, arena + before[SAVED], 0)
+            stamp(me, EPILOGUE)
     return value
 
 
 @jit
-def _chunk(plan, layers, batch, start, n, first, order, x, target, labels, fresh, w, total, arena):
+def _chunk(me, plan, layers, batch, start, n, first, order, x, target, labels, fresh, w, total, arena):
     """Rows start .. start + n of the batch, block by block; `first` is the batch's first position."""
     k, m = layers[INPUTS], layers[(plan[LAYERS] - 1) * LAYER_FIELDS + OUTPUTS]
     has_labels, block = address_of(labels) != 0, plan[BLOCK]
@@ -447,6 +471,7 @@ def _chunk(plan, layers, batch, start, n, first, order, x, target, labels, fresh
         count = min(block, start + n - begin)
         columns = padded_rows(count, lanes(w))
         batch_x, batch_t = pointer_at(plan[BATCH_X], w) + begin * (k + 1), pointer_at(plan[BATCH_TARGET], w) + begin * m
+        mark(me, IN_GATHER, 0)
         if fresh:
             _transpose_rows(count, columns, first + begin, order, x, k, picks, batch_x)
             _fill_ones(columns, batch_x + k * columns)
@@ -454,13 +479,14 @@ def _chunk(plan, layers, batch, start, n, first, order, x, target, labels, fresh
                 _transpose_labels(count, first + begin, order, labels, batch_t)
             else:
                 _transpose_rows(count, columns, first + begin, order, target, m, picks, batch_t)
+            stamp(me, WORK)
         adds = begin > start
-        value += _block(plan, layers, batch, count, columns, batch_x, batch_t, has_labels, w, total, adds, arena)
+        value += _block(me, plan, layers, batch, count, columns, batch_x, batch_t, has_labels, w, total, adds, arena)
     return value
 
 
 @jit
-def _update_layer(copies, size, chunks, layer, share, shares, settings, updates, w, state, slot):
+def _update_layer(copies, size, chunks, layer, share, shares, settings, l2, updates, w, state, slot):
     """Step a share of one layer's rows, the biases being the last, along the sum of the chunks' gradients in order."""
     k, m, row = layer[INPUTS], layer[OUTPUTS], layer[GRADIENT_ROW]
     first, after = (k + 1) * share // shares, (k + 1) * (share + 1) // shares
@@ -473,23 +499,35 @@ def _update_layer(copies, size, chunks, layer, share, shares, settings, updates,
             store_first(total + j, sum_, count)
     for part in range(2):
         if part == 0:
-            rows, columns, g, place, l2 = min(after, k) - first, m, total, layer[WEIGHTS] + first * m, settings[L2]
+            rows, columns, g, place, decay = min(after, k) - first, m, total, layer[WEIGHTS] + first * m, l2
             if row == m:
                 rows, columns = min(rows, 1), rows * m
         else:
-            rows, columns, g, place, l2 = after // (k + 1), m, copies + (layer[GRADIENT] + k * row), layer[BIAS], 0.0
+            rows, columns, g, place, decay = after // (k + 1), m, copies + (layer[GRADIENT] + k * row), layer[BIAS], 0.0
         slots = state + place
-        update(settings, updates, l2, rows, columns, g, row, w + place, m, slots, slots + slot)
+        update(settings, updates, decay, rows, columns, g, row, w + place, m, slots, slots + slot)
+
+
+@jit
+def _squares_of_weights(plan, layers, w):
+    """The sum of the squares of all weights, biases apart."""
+    total = 0.0
+    for index in range(plan[LAYERS]):
+        layer = layers + index * LAYER_FIELDS
+        total += sum_of_squares(layer[INPUTS] * layer[OUTPUTS], w + layer[WEIGHTS])
+    return total
 
 
 @entry
 def train_across(
     shared, me, like, parameters, size, state_address, settings_address, losses_address, steps, layers_address,
     plan_address, x_address, target_address, label_address, order_address, rows, start, batch_size, updates,
+    penalties_address,
 ):  # fmt: skip
     """The steps of train._train, by the same job, for a network that runs across the batch."""
     plan, layers = int64_at(plan_address), int64_at(layers_address)
     losses, settings = float64_at(losses_address), float64_at(settings_address)
+    penalties = float64_at(penalties_address)
     w, state = pointer_at(parameters, like), pointer_at(state_address, like)
     x, target = pointer_at(x_address, like), pointer_at(target_address, like)
     labels, order = int64_at(label_address), int64_at(order_address)
@@ -502,29 +540,41 @@ def train_across(
         first = position if order_address != 0 else position % rows
         fresh = order_address != 0 or n < rows or held < rows  # else all rows lie there from the step before
         held = n
+        begin_step(me, updates + step, n)
         chunk_size = chunk_rows(n, plan[BLOCK])
         chunks = -(-n // chunk_size)
-        chunk = claim(shared, me, chunks)
+        l2, work = settings[L2], chunks
+        if penalties_address != 0:
+            l2, work = l2 / n, chunks + 1
+        chunk = claim(shared, me, work)
         while chunk >= 0:
             begin = chunk * chunk_size
-            partial[chunk] = _chunk(
-                plan, layers, n, begin, min(chunk_size, n - begin), first, order, x, target, labels, fresh,
-                w, copies + chunk * plan[COPY_SIZE], arena,
-            )  # fmt: skip
-            chunk = claim(shared, me, chunks)
-        finish(shared, me, chunks)
+            if chunk < chunks:
+                partial[chunk] = _chunk(
+                    me, plan, layers, n, begin, min(chunk_size, n - begin), first, order, x, target, labels, fresh,
+                    w, copies + chunk * plan[COPY_SIZE], arena,
+                )  # fmt: skip
+            else:
+                mark(me, IN_PENALTY, EVERY_LAYER)
+                penalties[step] = 0.5 * l2 * _squares_of_weights(plan, layers, w)
+                stamp(me, WORK)
+            chunk = claim(shared, me, work)
+        finish(shared, me, work)
         # The losses are added up by whoever claims that: a member that runs ahead overwrites them in the next step.
         shares = 1 if chunks == 1 else SHARES
         work = plan[LAYERS] * shares + 1
         index = claim(shared, me, work)
         while index >= 0:
             if index < work - 1:
+                mark(me, IN_OPTIMIZER, index // shares)
                 _update_layer(
                     copies, plan[COPY_SIZE], chunks, layers + index // shares * LAYER_FIELDS, index % shares, shares,
-                    settings, updates + step, w, state, size,
+                    settings, l2, updates + step, w, state, size,
                 )  # fmt: skip
             else:
+                mark(me, IN_LOSS, plan[LAYERS] - 1)
                 losses[step] = mean_loss(plan[LOSS], n, m, partial, chunks)
+            stamp(me, WORK)
             index = claim(shared, me, work)
         finish(shared, me, work)
         position += n

@@ -13,10 +13,12 @@ from .simd import (
     element,
     fma,
     lanes,
+    load,
     load_first,
-    round_bfloat16,
+    load_first_of_pairs,
     select,
     specialised,
+    store,
     store_first,
 )
 
@@ -94,23 +96,16 @@ def copy_block(rows, columns, source, source_row, target, target_row):
 
 
 @jit
-def round_block(rows, columns, source, source_row, target, target_row):
-    """Target = source rounded to bfloat16."""
-    for i in range(rows):
-        for j in range(0, columns, lanes(source)):
-            count = min(lanes(source), columns - j)
-            rounded = round_bfloat16(load_first(source + (i * source_row + j), count))
-            store_first(target + (i * target_row + j), rounded, count)
-
-
-@jit
 def _activate_block(code, rows, columns, block, block_row):
     specialised()
     for i in range(rows):
         row = block + i * block_row
-        for j in range(0, columns, lanes(block)):
-            count = min(lanes(block), columns - j)
-            store_first(row + j, _activated(code, load_first(row + j, count)), count)
+        whole = columns // lanes(block) * lanes(block)
+        for j in range(0, whole, lanes(block)):
+            store(row + j, _activated(code, load(row + j)))
+        if whole < columns:
+            left = columns - whole
+            store_first(row + whole, _activated(code, load_first(row + whole, left)), left)
 
 
 @jit
@@ -201,9 +196,33 @@ def _back_block(code, rows, columns, block, block_row, saved, saved_row):
     specialised()
     for i in range(rows):
         row, saved_at = block + i * block_row, saved + i * saved_row
+        whole = columns // lanes(block) * lanes(block)
+        for j in range(0, whole, lanes(block)):
+            store(row + j, _back(code, load(row + j), load(saved_at + j)))
+        if whole < columns:
+            left = columns - whole
+            dy, saved_values = load_first(row + whole, left), load_first(saved_at + whole, left)
+            store_first(row + whole, _back(code, dy, saved_values), left)
+
+
+@jit
+def _back_block_of_pairs(code, rows, columns, block, block_row, saved, saved_row):
+    specialised()
+    for i in range(rows):
+        row, saved_at = block + i * block_row, saved + i * saved_row
         for j in range(0, columns, lanes(block)):
             count = min(lanes(block), columns - j)
-            store_first(row + j, _back(code, load_first(row + j, count), load_first(saved_at + j, count)), count)
+            y = load_first_of_pairs(saved_at + j // 2, count)
+            store_first(row + j, _back(code, load_first(row + j, count), y), count)
+
+
+@jit
+def multiply_by_sign(code, rows, columns, block, block_row, saved, saved_row):
+    """What `multiply_by_derivative` does for relu and leaky_relu, from pairs across of y: its sign is all they need."""
+    if code == RELU:
+        _back_block_of_pairs(RELU, rows, columns, block, block_row, saved, saved_row)
+    else:
+        _back_block_of_pairs(LEAKY_RELU, rows, columns, block, block_row, saved, saved_row)
 
 
 @jit

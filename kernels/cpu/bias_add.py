@@ -3,9 +3,9 @@
 import numpy as np
 
 from .compile import entry
+from .direct import address
 from .simd import lanes, load_first, pointer_at, store_first
 from .team import run
-from .workspace import address
 
 
 @entry

@@ -12,12 +12,7 @@ import hashlib
 import inspect
 import os
 import pickle
-import re
-import shutil
-import stat
 import sys
-import tempfile
-import warnings
 from pathlib import Path
 
 import llvmlite
@@ -37,7 +32,12 @@ from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic
 
 from ..caches import USUAL_KIB, cache_bytes
-from .simd import I64, VECTOR_BYTES, Pointer
+from ..cores import usable_cores
+from ..disk import replace, state_folder
+from ..processor import cpu_model
+from .amx import configure_tiles, release_tiles
+from .simd import HAS_BFLOAT16, I64, PAIR, ROUNDED, SPLIT_PAIR, VECTOR_BYTES, Pointer, float32_at
+from .units import UNIT
 
 
 class _PieceLibrary(JITCodeLibrary):
@@ -177,6 +177,38 @@ def jit(function):
     return _PieceDispatcher(function, targetoptions=options, pipeline_class=_PieceCompiler)
 
 
+class PieceFor:
+    """Two pieces under one name: the first for the argument types of which `takes` says so, the other for the rest."""
+
+    def __init__(self, takes, first, other):
+        self._takes, self._first, self._other = takes, first, other
+
+    @property
+    def _numba_type_(self):
+        return types.Dispatcher(self)
+
+    @property
+    def is_compiling(self):
+        """Whether one of them is."""
+        return self._first.is_compiling or self._other.is_compiling
+
+    @property
+    def nopython_signatures(self):
+        """Of both."""
+        return self._first.nopython_signatures + self._other.nopython_signatures
+
+    def _chosen(self, arguments):
+        return self._first if self._takes(arguments) else self._other
+
+    def get_call_template(self, args, kws):
+        """The chosen one's."""
+        return self._chosen(args).get_call_template(args, kws)
+
+    def get_overload(self, args):
+        """The chosen one's."""
+        return self._chosen(args).get_overload(args)
+
+
 def called(function):
     """A function that Python calls: releases the GIL and is kept in the cache on disk."""
     dispatcher = _compile()(function)
@@ -184,29 +216,75 @@ def called(function):
     return dispatcher
 
 
+def c_function(run, function, signature):
+    """`run` compiled as a C function, kept in the cache on disk under the name of `function`."""
+    for name in "__module__", "__name__", "__qualname__":  # by which other processes' machine code knows it
+        setattr(run, name, getattr(function, name))
+    compiled = CFunc(run, (signature.args, signature.return_type), {}, {"error_model": "numpy"}, _WholeCompiler)
+    compiled._cache = _DiskCache(function)
+    compiled.compile()
+    return compiled
+
+
 @intrinsic(prefer_literal=True)
-def _integers(typingctx, p, count):
-    """The first `count` integers at p."""
-    kind = types.UniTuple(types.int64, count.literal_value)
+def _integers(typingctx, p, first, count):
+    """`count` integers from p[first] on."""
+    kind, start = types.UniTuple(types.int64, count.literal_value), first.literal_value
 
     def codegen(context, builder, sig, args):
-        values = [builder.load(builder.gep(args[0], [I64(index)])) for index in range(kind.count)]
+        values = [builder.load(builder.gep(args[0], [I64(start + index)])) for index in range(kind.count)]
         return context.make_tuple(builder, kind, values)
 
-    return kind(p, count), codegen
+    return kind(p, first, count), codegen
+
+
+@intrinsic
+def _member(typingctx, me, job):
+    """A member's own counters as they are."""
+    return me(me, job), lambda context, builder, sig, args: args[0]
+
+
+MOST_INTEGERS = 64
+"""In a job, at most."""
 
 
 class Entry:
     """A kernel as a team runs it: `function(shared, me, like, *job)`, compiled when an element type first needs it.
 
-    `shared` and `me` are the team's counters (team.py); `like` is a pointer to elements, by which addresses among the
+    `shared` and `me` are the team's counters (phases.py); `like` is a pointer to elements, by which addresses among the
     integers of the job become pointers. The machine code is a C function of (shared, me, the job's address, like).
+
+    A `function(shared, me, like, pairs, *job)` makes three entries: in the one `pairs` is None, in the others,
+    `in_parts(1)` and `in_parts(2)`, for float32 alone, it is a pointer to the pairs of bfloat16 that products read.
+
+    `timed` is the entry with time stamps (stamps.py), whose job begins with two numbers more: phases.timed_member's.
     """
 
-    def __init__(self, function):
+    def __init__(self, function, pairs=None, is_timed=False):
         self._function = function
+        self._pairs = pairs
+        self._is_timed = is_timed
+        self._others = {}
         self._addresses = {}
         self._compiled = {}
+
+    def in_parts(self, parts):
+        """The entry of the same function with its operands in so many parts of bfloat16; 0 is this one."""
+        if parts == 0:
+            return self
+        if parts not in self._others:
+            self._others[parts] = Entry(self._function, (PAIR, SPLIT_PAIR)[parts - 1], self._is_timed)
+        return self._others[parts]
+
+    @functools.cached_property
+    def rounding(self):
+        """The entry of the same function, whose `pairs` points to float32 that products round as they read them."""
+        return Entry(self._function, ROUNDED, self._is_timed)
+
+    @functools.cached_property
+    def timed(self):
+        """The entry of the same function with time stamps."""
+        return Entry(self._function, self._pairs, True)
 
     def address(self, dtype):
         """Where the machine code for elements of this dtype begins."""
@@ -214,18 +292,35 @@ class Entry:
         return self._compile(dtype) if address is None else address
 
     def _compile(self, dtype):
-        piece, fields = jit(self._function), len(inspect.signature(self._function).parameters) - 3
+        piece, parameters = jit(self._function), inspect.signature(self._function).parameters
+        fields = len(parameters) - 3 - ("pairs" in parameters)
+        kind = numba.from_dtype(dtype)
+        counters = job_type = Pointer(types.int64)
+        member, first = _member, 0
+        if self._is_timed:
+            from .phases import timed_member
+            from .stamps import TimedPointer
 
-        def run(shared, me, job, like):
-            piece(shared, me, like, *_integers(job, fields))
+            job_type, member, first = TimedPointer(), timed_member, 2
+        assert first + fields <= MOST_INTEGERS, f"{self._function.__name__} has {fields} integers"
+        if self._pairs is not None:
+            kind = self._pairs
 
-        for name in "__module__", "__name__", "__qualname__":  # by which other processes' machine code knows it
-            setattr(run, name, getattr(self._function, name))
-        counters, like = Pointer(types.int64), Pointer(numba.from_dtype(dtype))
-        signature = (counters, counters, counters, like), types.void
-        compiled = CFunc(run, signature, {}, {"error_model": "numpy"}, _WholeCompiler)
-        compiled._cache = _DiskCache(self._function)
-        compiled.compile()
+            def run(shared, me, job, pairs):
+                configure_tiles()
+                piece(shared, member(me, job), float32_at(0), pairs, *_integers(job, first, fields))
+                release_tiles()
+        elif "pairs" in parameters:
+
+            def run(shared, me, job, like):
+                piece(shared, member(me, job), like, None, *_integers(job, first, fields))
+        else:
+
+            def run(shared, me, job, like):
+                piece(shared, member(me, job), like, *_integers(job, first, fields))
+
+        signature = types.void(counters, counters, job_type, Pointer(kind))
+        compiled = c_function(run, self._function, signature)
         self._compiled[dtype.char] = compiled  # which holds the machine code
         self._addresses[dtype.char] = compiled.address
         return compiled.address
@@ -236,28 +331,11 @@ def entry(function):
     return Entry(function)
 
 
-def cache_root() -> Path | None:
-    """The folder for compiled kernels: FASTMLP_CACHE_DIR, else the platform's cache folder; None without a home."""
-    chosen = os.environ.get("FASTMLP_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-        return Path(base) / "fastmlp" / "cache" if base else None
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base:
-        return Path(base) / "fastmlp"
-    try:
-        return Path.home() / ".cache" / "fastmlp"
-    except RuntimeError:
-        return None
-
-
 def _state_digest() -> str:
     """One name for everything compiled code depends on besides its own signature."""
     digest = hashlib.sha256()
     versions = (sys.version, np.__version__, numba.__version__, llvmlite.__version__)
-    cpu = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), VECTOR_BYTES)
+    cpu = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), VECTOR_BYTES, HAS_BFLOAT16, UNIT)
     sizes = [cache_bytes(name) for name in USUAL_KIB]
     digest.update(repr((versions, cpu, sizes)).encode())
     kernels = Path(__file__).parent.parent
@@ -266,46 +344,17 @@ def _state_digest() -> str:
     return digest.hexdigest()[:20]
 
 
-STATES_KEPT = 16
-"""Folders of other states, of releases before or other CPUs of a cluster, that are kept beside a new one."""
-
-
-def _forget_old_states(root: Path, folder: Path) -> None:
-    """Delete the folders of other states that have been unused for longest; a process that uses one compiles again."""
-    with contextlib.suppress(OSError):  # another process does the same
-        others = [each for each in root.iterdir() if re.fullmatch(r"[0-9a-f]{20}", each.name) and each != folder]
-        others = sorted((each for each in others if each.is_dir()), key=lambda each: each.stat().st_mtime)
-        for each in others[:-STATES_KEPT]:
-            shutil.rmtree(each, ignore_errors=True)
-
-
 @functools.cache
 def cache_folder() -> Path | None:
     """The folder for this state, made and checked once a process; None, with one warning, where there can be none."""
-    root = cache_root()
-    if root is None:
-        reason = "there is no home folder"
-    else:
-        try:
-            folder = root / _state_digest()
-            is_new = not folder.exists()
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = folder.stat()
-            private = os.name == "nt" or (status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o022)
-            if private and os.access(folder, os.W_OK):
-                os.utime(folder)  # when it was used last
-                if is_new:
-                    _forget_old_states(root, folder)
-                return folder
-            reason = f"{folder} can be written by others" if not private else f"{folder} is read-only"
-        except OSError as error:
-            reason = str(error)
-    warnings.warn(
-        f"compiled kernels are not kept between processes ({reason}); set FASTMLP_CACHE_DIR to a private folder",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return None
+    return state_folder(_state_digest())
+
+
+def machine_file(kind: str) -> Path | None:
+    """Where what was measured is kept: beside the kernels, for this processor and as many cores as may be used."""
+    folder = cache_folder()
+    machine = hashlib.sha256(repr((cpu_model(), os.cpu_count(), usable_cores())).encode()).hexdigest()[:16]
+    return None if folder is None else folder / f"{kind}-{machine}.json"
 
 
 class _DiskCache(NullCache):
@@ -348,11 +397,4 @@ class _DiskCache(NullCache):
             return
         payload = dumps(data._reduce())
         with contextlib.suppress(OSError):
-            handle, temporary = tempfile.mkstemp(dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(payload).digest() + payload)
-                os.replace(temporary, path)
-            except OSError:
-                os.unlink(temporary)
-                raise
+            replace(path, hashlib.sha256(payload).digest(), payload)

@@ -1,94 +1,160 @@
 """A whole network forward, in blocks of rows that fit the workspace."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from ..contract import forward_flops
-from ..cores import get_num_threads
 from ..network import Network
-from .compile import called, entry
-from .layer import forward_layer, round_array
-from .simd import address_of, int64_at, pointer, pointer_at
+from .compile import entry
+from .direct import (
+    OWN,
+    PLAIN,
+    WRITABLE,
+    address,
+    data_of,
+    direct,
+    integer_of,
+    is_array,
+    length_of,
+    lock_python,
+    reads_arrays,
+    stack_integers,
+    unlock_python,
+)
+from .layer import forward_layer
+from .pairs import pair_matrix
+from .phases import conducted, conducted_alone
+from .simd import address_of, int64_at, pointer_at
 from .tables import (
     ACTIVATION,
-    BATCH_X,
     BIAS,
     CAPACITY,
-    FACTOR,
     INPUTS,
     LAYER_FIELDS,
     LAYERS,
     OUTPUT,
     OUTPUTS,
     PACKED,
-    ROUNDED,
     ROWS,
     SCRATCH,
-    SIZE,
+    W_DOWN,
     WEIGHTS,
+    X_ACROSS,
+    Y_ACROSS,
 )
-from .team import LONG_FLOPS, PARALLEL_BYTES, conducted, members, threads_for
-from .workspace import Workspace, address
+from .team import LONG_FLOPS, PARALLEL_FLOPS, conduct, is_shared, members
+from .workspace import Workspace
 
 
 @entry
-def _forward(shared, me, like, parameters, layers_address, plan_address, x, rows, out):
+def _forward(shared, me, like, pairs, parameters, layers_address, plan_address, x, rows, out):
     w, layers, plan = pointer_at(parameters, like), int64_at(layers_address), int64_at(plan_address)
-    packed, scratch = pointer_at(plan[PACKED], like), pointer_at(plan[SCRATCH], like)
+    operand = like if pairs is None else pairs
+    packed, scratch = pointer_at(plan[PACKED], operand), pointer_at(plan[SCRATCH], like)
     last = plan[LAYERS] - 1
-    rounds, factors = plan[ROUNDED] != 0, w
-    if rounds:
-        factors = pointer_at(plan[ROUNDED], like)
-        round_array(shared, me, plan[SIZE], w, factors)
+    if pairs is not None:
+        for index in range(last + 1):
+            layer = layers + index * LAYER_FIELDS
+            down = pointer_at(layer[W_DOWN], pairs)
+            pair_matrix(shared, me, layer[INPUTS], layer[OUTPUTS], w + layer[WEIGHTS], pointer_at(0, pairs), down)
     for first in range(0, rows, plan[ROWS]):
         n = min(plan[ROWS], rows - first)
-        below = pointer_at(x, like) + first * layers[INPUTS]
-        if rounds:
-            rounded_x = pointer_at(plan[BATCH_X], like)
-            round_array(shared, me, n * layers[INPUTS], below, rounded_x)
-            below = rounded_x
+        block_x = pointer_at(x, like) + first * layers[INPUTS]
+        if pairs is not None:
+            pair_matrix(shared, me, n, layers[INPUTS], block_x, pointer_at(plan[X_ACROSS], pairs), pointer_at(0, pairs))
+        below = block_x if pairs is None else pointer_at(plan[X_ACROSS], pairs)
         for index in range(last + 1):
             layer = layers + index * LAYER_FIELDS
             m = layer[OUTPUTS]
             y = pointer_at(layer[OUTPUT], like) if index < last else pointer_at(out, like) + first * m
-            factor = pointer_at(layer[FACTOR], like) if index < last else y
             forward_layer(
-                shared, me, n, layer[INPUTS], m, below, factors + layer[WEIGHTS], w + layer[BIAS], y, factor, y, False,
-                layer[ACTIVATION], packed, plan[CAPACITY], scratch,
+                shared, me, n, layer[INPUTS], m, below,
+                w + layer[WEIGHTS] if pairs is None else pointer_at(layer[W_DOWN], pairs), w + layer[BIAS], y,
+                None if pairs is None else pointer_at(layer[Y_ACROSS], pairs),
+                None if pairs is None else pointer_at(0, pairs),
+                y, False, layer[ACTIVATION], packed, plan[CAPACITY], scratch,
             )  # fmt: skip
-            below = factor
+            below = y if pairs is None else pointer_at(layer[Y_ACROSS], pairs)
 
 
-X, ROWS_OF_X, OUT, ENTRY, ROW_FLOPS = range(3, 8)
-"""Places in the job that a workspace keeps: what changes from call to call, and behind what `_forward` reads its
-address and the FLOPs of a row."""
-
-
-@called
-def _forward_arrays(team, size, job, x, out):
-    """Complete the job with these arrays and run it; gives how many members it had.
-
-    Python would take a microsecond for each array's address.
-    """
-    numbers = int64_at(job)
-    rows = x.shape[0]
-    numbers[X], numbers[ROWS_OF_X], numbers[OUT] = address_of(pointer(x)), rows, address_of(pointer(out))
-    return conducted(team, numbers[ENTRY], job, size, rows * numbers[ROW_FLOPS] >= LONG_FLOPS)
+@entry
+def _forward_rounding(shared, me, like, pairs, parameters, layers_address, plan_address, x, rows, out):
+    """A few rows in bfloat16: no pairs are made of the weights, which are read but once; `pairs` reads and rounds."""
+    w, layers, plan = pointer_at(parameters, like), int64_at(layers_address), int64_at(plan_address)
+    packed, scratch = pointer_at(plan[PACKED], pairs), pointer_at(plan[SCRATCH], like)
+    last, below = plan[LAYERS] - 1, pointer_at(x, pairs)
+    for index in range(last + 1):
+        layer = layers + index * LAYER_FIELDS
+        y = pointer_at(layer[OUTPUT] if index < last else out, like)
+        forward_layer(
+            shared, me, rows, layer[INPUTS], layer[OUTPUTS], below,
+            pointer_at(address_of(w + layer[WEIGHTS]), pairs), w + layer[BIAS], y, None, None, y, False,
+            layer[ACTIVATION], packed, plan[CAPACITY], scratch,
+        )  # fmt: skip
+        below = pointer_at(address_of(y), pairs)
 
 
 def forward(network: Network, parameters: np.ndarray, x: np.ndarray, out: np.ndarray, workspace: Workspace) -> None:
     """out[n, outputs] = the network's outputs of x[n, inputs], any n, in blocks of workspace.rows."""
-    if workspace.parameters is not parameters:
-        row_flops = forward_flops(network.widths, 1)
-        job = address(parameters), *workspace.tables, 0, 0, 0, _forward.address(network.dtype), row_flops
-        workspace.keep(parameters, job)
-    team, size = 0, 1
-    if len(x) > workspace.rows_alone:
-        team, size = members(min(_threads(network, parameters, len(x), workspace), workspace.products.threads))
-    _forward_arrays(team, size, workspace.job_address, x, out)
-
-
-def _threads(network: Network, parameters: np.ndarray, rows: int, workspace: Workspace) -> int:
-    if parameters.nbytes >= PARALLEL_BYTES:
-        return get_num_threads()
+    rows = len(x)
+    if rows == 0:
+        return
+    entry, tables = _forward.in_parts(workspace.parts), workspace.tables
+    if rows <= workspace.few_rows:
+        entry, tables = (_forward_rounding.rounding if network.bfloat16 else _forward), workspace.few_tables
     block = min(rows, workspace.rows)
-    return threads_for(forward_flops(network.widths, block), -(-rows // block))
+    shares = workspace.is_large or is_shared(block * workspace.row_flops, -(-rows // block))
+    job = address(parameters), *tables, address(x), rows, address(out)
+    threads, flops = None if shares else 1, rows * workspace.row_flops
+    conduct(entry.address(network.dtype), job, threads, flops, workspace.products.threads)
+
+
+DTYPE, IN, OUT, MOST_ROWS, ROW_FLOPS, ENTRY, PARAMETERS, FORWARD_LAYERS, FORWARD_PLAN = range(OWN, OWN + 9)
+
+
+@direct
+def _forward_directly(known, arguments, count):
+    """(x, out), or to share the work (x, out, team, size): what `predictor` gives."""
+    x, out = arguments[0], arguments[1]
+    if not (is_array(known, x, known[DTYPE], 2, PLAIN) and is_array(known, out, known[DTYPE], 2, WRITABLE)):
+        return False
+    rows = length_of(x, 0)
+    if length_of(x, 1) != known[IN] or length_of(out, 0) != rows or length_of(out, 1) != known[OUT]:
+        return False
+    if rows == 0 or rows > known[MOST_ROWS]:
+        return False
+    job = stack_integers(6)
+    job[0], job[1], job[2] = known[PARAMETERS], known[FORWARD_LAYERS], known[FORWARD_PLAN]
+    job[3], job[4], job[5] = data_of(x), rows, data_of(out)
+    flops = rows * known[ROW_FLOPS]
+    if count == 2:
+        conducted_alone(known[ENTRY], address_of(job), flops)
+    else:
+        team, size = integer_of(arguments[2]), integer_of(arguments[3])
+        lock = unlock_python()
+        conducted(team, known[ENTRY], address_of(job), size, flops >= LONG_FLOPS)
+        lock_python(lock)
+    return True
+
+
+def predictor(
+    network: Network, parameters: np.ndarray, workspace: Workspace
+) -> tuple[Callable[[np.ndarray, np.ndarray], int], int]:
+    """A function (x, out), see kernels/README.md, and up to how many rows it is for; -1 where it is for none."""
+    if not reads_arrays() or workspace.parts:
+        return lambda x, out: False, -1
+    most_rows = workspace.rows
+    if not workspace.is_large:
+        most_rows = min(most_rows, (PARALLEL_FLOPS - 1) // workspace.row_flops)
+    function, _ = _forward_directly.bound(
+        id(network.dtype), network.widths[0], network.widths[-1], most_rows, workspace.row_flops,
+        _forward.address(network.dtype), address(parameters), *workspace.tables, keeps=(parameters, workspace),
+    )  # fmt: skip
+    if not workspace.is_large:
+        return function, most_rows
+
+    def share(x: np.ndarray, out: np.ndarray) -> int:
+        team, size = members()
+        return function(x, out, team, min(size, workspace.products.threads))
+
+    return share, most_rows

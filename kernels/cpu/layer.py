@@ -1,30 +1,25 @@
 """One layer's three products, each with the work that follows it done on every block while it is in the cache.
 
-What a later product reads of a result, its factor, is the result itself, or for dtype bfloat16 its rounded copy, which
-is made here too.
+In bfloat16 x, w and dz are pairs (pairs.py), and `across` and `down` are where those of a result go, else None.
 """
 
-from .activations import IDENTITY, RELU, activate, copy_block, floor_of, multiply_by_derivative, round_block
+from .activations import (
+    IDENTITY,
+    LEAKY_RELU,
+    RELU,
+    activate,
+    copy_block,
+    floor_of,
+    multiply_by_derivative,
+    multiply_by_sign,
+)
 from .compile import jit
-from .optimizers import L2, update
-from .product import prefetch_tile, product
-from .simd import address_of, lanes, load_first, store_first
-from .team import claim, finish
-
-ROUND_CHUNK = 1 << 14
-"""Elements that one chunk rounds: 64 KiB, a few microseconds."""
-
-
-@jit
-def round_array(shared, me, size, source, target):
-    """A phase: target[size] = source rounded to bfloat16; it may be source."""
-    chunks = -(-size // ROUND_CHUNK)
-    chunk = claim(shared, me, chunks)
-    while chunk >= 0:
-        first = chunk * ROUND_CHUNK
-        round_block(1, min(ROUND_CHUNK, size - first), source + first, 0, target + first, 0)
-        chunk = claim(shared, me, chunks)
-    finish(shared, me, chunks)
+from .optimizers import ahead_of_update, update
+from .packing import TALL
+from .pairs import pair_block, steps_held
+from .product import prefetch_tile
+from .simd import address_of, lanes, load_first, prefetch, steps_of, store_first
+from .tiles import product
 
 
 @jit
@@ -39,46 +34,29 @@ def nothing_after(i, j, rows, columns, block, block_row, extras):
 
 @jit
 def _after_forward(i, j, rows, columns, block, block_row, extras):
-    activation, keeps, saved, y_row, y, factor = extras
+    activation, keeps, saved, _, width, _, _ = extras
     if keeps:
-        copy_block(rows, columns, block, block_row, saved + (i * y_row + j), y_row)
+        copy_block(rows, columns, block, block_row, saved + (i * width + j), width)
     if keeps or activation != RELU:
         activate(activation, rows, columns, block, block_row)
-    if address_of(factor) != address_of(y):
-        round_block(rows, columns, block, block_row, factor + (i * y_row + j), y_row)
 
 
 @jit
-def forward_layer(shared, me, n, k, m, x, w, b, y, factor, z, keeps_z, activation, packed, capacity, scratch):
-    """y[n, m] = activation(x[n, k] w[k, m] + b[m]), and its factor; keeps x w + b in z[n, m] where keeps_z."""
+def _after_forward_in_pairs(i, j, rows, columns, block, block_row, extras):
+    _after_forward(i, j, rows, columns, block, block_row, extras)
+    _, _, _, height, width, across, down = extras
+    pair_block(i, j, rows, columns, block, block_row, height, width, across, down)
+
+
+@jit
+def forward_layer(shared, me, n, k, m, x, w, b, y, across, down, z, keeps_z, activation, packed, capacity, scratch):
+    """y[n, m] = activation(x[n, k] w[k, m] + b[m]), kept where y is not 0; keeps x w + b in z[n, m] where keeps_z."""
     floor = floor_of(IDENTITY if keeps_z else activation, y)
+    after = _after_forward if across is None else _after_forward_in_pairs
+    row, y_row = steps_held(k, x), m if address_of(y) != 0 else 0
     product(
-        shared, me, n, m, k, x, k, 1, w, m, False, b, 0, 1, y, m, floor, packed, capacity, scratch,
-        nothing_ahead, _after_forward, (activation, keeps_z, z, m, y, factor),
-    )  # fmt: skip
-
-
-@jit
-def _ahead_of_input_gradient(i, j, rows, columns, extras):
-    _, saved, saved_row, _, _ = extras
-    prefetch_tile(rows, columns, saved + (i * saved_row + j), saved_row)
-
-
-@jit
-def _after_input_gradient(i, j, rows, columns, block, block_row, extras):
-    activation, saved, row, dx, factor = extras
-    if activation != IDENTITY:
-        multiply_by_derivative(activation, rows, columns, block, block_row, saved + (i * row + j), row)
-    if address_of(factor) != address_of(dx):
-        round_block(rows, columns, block, block_row, factor + (i * row + j), row)
-
-
-@jit
-def input_gradient(shared, me, n, k, m, dz, w, dx, factor, activation, saved, zeros, packed, capacity, scratch):
-    """dx[n, k] = dz[n, m] w[k, m]^T * activation'(saved[n, k]), dJ/dz of the layer before, and its factor."""
-    product(
-        shared, me, n, k, m, dz, m, 1, w, m, True, zeros, 0, 0, dx, k, floor_of(IDENTITY, dx),
-        packed, capacity, scratch, _ahead_of_input_gradient, _after_input_gradient, (activation, saved, k, dx, factor),
+        shared, me, n, m, steps_of(k, x), x, row, 1, w, m, False, b, 0, 1, y, y_row, floor, packed, capacity, scratch,
+        nothing_ahead, after, (activation, keeps_z, z, n, m, across, down),
     )  # fmt: skip
 
 
@@ -103,31 +81,111 @@ def _sum_rows(n, columns, dz, dz_row, total):
 
 
 @jit
+def sum_tiles(i, j, rows, columns, block, block_row, width, sums):
+    """sums[ceil(n / TALL), width] = every TALL rows of a matrix added up, here of its block at (i, j), i such a row."""
+    for ii in range(0, rows, TALL):
+        total = sums + ((i + ii) // TALL * width + j)
+        _sum_rows(min(TALL, rows - ii), columns, block + ii * block_row, block_row, total)
+
+
+@jit
+def _ahead_of_input_gradient(i, j, rows, columns, extras):
+    _, saved, width = extras
+    prefetch_tile(prefetch, rows, columns, saved + (i * width + j), width)
+
+
+@jit
+def _after_input_gradient(i, j, rows, columns, block, block_row, extras):
+    activation, saved, width = extras
+    if activation != IDENTITY:
+        multiply_by_derivative(activation, rows, columns, block, block_row, saved + (i * width + j), width)
+
+
+@jit
+def input_gradient(shared, me, n, k, m, dz, w, dx, activation, saved, zeros, packed, capacity, scratch):
+    """dx[n, k] = dz[n, m] w[k, m]^T * activation'(saved[n, k]), which is dJ/dz of the layer before."""
+    product(
+        shared, me, n, k, m, dz, m, 1, w, m, True, zeros, 0, 0, dx, k, floor_of(IDENTITY, dx),
+        packed, capacity, scratch, _ahead_of_input_gradient, _after_input_gradient, (activation, saved, k),
+    )  # fmt: skip
+
+
+@jit
+def _ahead_of_input_gradient_in_pairs(i, j, rows, columns, extras):
+    activation, saved, y, _, width, _, _, _ = extras
+    if activation in (RELU, LEAKY_RELU):
+        row = steps_held(width, y)
+        prefetch_tile(prefetch, rows, steps_of(columns, y), y + (i * row + j // 2), row)
+    elif activation != IDENTITY:
+        prefetch_tile(prefetch, rows, columns, saved + (i * width + j), width)
+
+
+@jit
+def _after_input_gradient_in_pairs(i, j, rows, columns, block, block_row, extras):
+    activation, saved, y, height, width, sums, across, down = extras
+    if activation in (RELU, LEAKY_RELU):
+        row = steps_held(width, y)
+        multiply_by_sign(activation, rows, columns, block, block_row, y + (i * row + j // 2), row)
+    elif activation != IDENTITY:
+        multiply_by_derivative(activation, rows, columns, block, block_row, saved + (i * width + j), width)
+    sum_tiles(i, j, rows, columns, block, block_row, width, sums)
+    pair_block(i, j, rows, columns, block, block_row, height, width, across, down)
+
+
+@jit
+def input_gradient_in_pairs(
+    shared, me, n, k, m, dz, w, across, down, sums, activation, saved, y, zeros, packed, capacity, scratch
+):
+    """As `input_gradient`, but what is kept of dx are its pairs, and sums of its rows for db (sum_tiles).
+
+    y is `across` of the layer before.
+    """
+    row = steps_held(m, dz)
+    product(
+        shared, me, n, k, steps_of(m, dz), dz, row, 1, w, row, True, zeros, 0, 0, sums, 0, floor_of(IDENTITY, sums),
+        packed, capacity, scratch, _ahead_of_input_gradient_in_pairs, _after_input_gradient_in_pairs,
+        (activation, saved, y, n, k, sums, across, down),
+    )  # fmt: skip
+
+
+@jit
 def _ahead_of_weight_gradient(i, j, rows, columns, extras):
-    _, m, _, w, _, _, _, _, _, _, _ = extras
-    prefetch_tile(rows, columns, w + (i * m + j), m)
+    _, _, m, _, w, _, w0, w1, _, _, settings, _, _, _, _ = extras
+    offset = i * m + j
+    ahead_of_update(settings, rows, columns, w + offset, m, w0 + offset, w1 + offset)
 
 
 @jit
 def _after_weight_gradient(i, j, rows, columns, block, block_row, extras):
-    n, m, dz, w, b, w0, w1, b0, b1, settings, updates = extras
+    parts, _, m, sums, w, b, w0, w1, b0, b1, settings, l2, updates, _, _ = extras
     offset = i * m + j
-    update(settings, updates, settings[L2], rows, columns, block, block_row, w + offset, m, w0 + offset, w1 + offset)
+    update(settings, updates, l2, rows, columns, block, block_row, w + offset, m, w0 + offset, w1 + offset)
     if i == 0:
-        _sum_rows(n, columns, dz + j, m, block)
+        _sum_rows(parts, columns, sums + j, m, block)
         update(settings, updates, 0.0, 1, columns, block, m, b + j, m, b0 + j, b1 + j)
 
 
 @jit
+def _after_weight_gradient_in_pairs(i, j, rows, columns, block, block_row, extras):
+    _after_weight_gradient(i, j, rows, columns, block, block_row, extras)
+    _, k, m, _, w, _, _, _, _, _, _, _, _, across, down = extras
+    pair_block(i, j, rows, columns, w + (i * m + j), m, k, m, across, down)
+
+
+@jit
 def update_layer(
-    shared, me, n, k, m, x, dz, factor, w, b, w0, w1, b0, b1, settings, updates, zeros, packed, capacity, scratch
-):
+    shared, me, n, k, m, x, dz, parts, sums, w, b, across, down, w0, w1, b0, b1, settings, l2, updates, zeros, packed,
+    capacity, scratch,
+):  # fmt: skip
     """Step w[k, m] along x[n, k]^T dz[n, m] and b[m] along the sum of dz; no gradient leaves the cache.
 
-    x and `factor`, dz's, are as products take them. w0 and w1, b0 and b1 are the optimiser's slots of w and b.
+    sums[parts, m] have the same sum as dz: they are dz itself where that is not pairs. w0 and w1, b0 and b1 are the
+    optimiser's slots of w and b.
     """
+    after = _after_weight_gradient if across is None else _after_weight_gradient_in_pairs
     product(
-        shared, me, k, m, n, x, 1, k, factor, m, False, zeros, 0, 0, w, 0, floor_of(IDENTITY, w), packed, capacity,
-        scratch,
-        _ahead_of_weight_gradient, _after_weight_gradient, (n, m, dz, w, b, w0, w1, b0, b1, settings, updates),
+        shared, me, k, m, steps_of(n, x), x, 1, k, dz, m, False, zeros, 0, 0, w, 0, floor_of(IDENTITY, w), packed,
+        capacity, scratch,
+        _ahead_of_weight_gradient, after,
+        (parts, k, m, sums, w, b, w0, w1, b0, b1, settings, l2, updates, across, down),
     )  # fmt: skip

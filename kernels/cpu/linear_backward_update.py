@@ -6,12 +6,15 @@ from ..contract import ACTIVATIONS, OPERATIONS, OPTIMIZERS
 from ..network import Optimizer
 from .activations import IDENTITY, copy_block, multiply_by_derivative
 from .compile import entry, jit
+from .direct import address
 from .layer import input_gradient, update_layer
 from .losses import chunk_rows
-from .optimizers import settings_of
+from .optimizers import L2, settings_of
+from .packing import Shape
+from .phases import claim, finish
 from .simd import float64_at, pointer_at
-from .team import claim, finish, run
-from .workspace import address, products_for
+from .team import run
+from .workspace import products_for
 
 
 @jit
@@ -41,12 +44,12 @@ def _linear_backward_update(
     _activation_gradient(shared, me, n, m, activation, pointer_at(dy, like), pointer_at(saved, like), dz)
     if dx != 0:
         dx_at = pointer_at(dx, like)
-        input_gradient(shared, me, n, k, m, dz, w, dx_at, dx_at, IDENTITY, dz, zeros, packed, capacity, scratch)
+        input_gradient(shared, me, n, k, m, dz, w, dx_at, IDENTITY, dz, zeros, packed, capacity, scratch)
     w0 = pointer_at(state, like)
     b0, slot = w0 + k * m, (k + 1) * m
     update_layer(
-        shared, me, n, k, m, x, dz, dz, w, b, w0, w0 + slot, b0, b0 + slot, settings, updates,
-        zeros, packed, capacity, scratch,
+        shared, me, n, k, m, x, dz, n, dz, w, b, None, None, w0, w0 + slot, b0, b0 + slot, settings, settings[L2],
+        updates, zeros, packed, capacity, scratch,
     )  # fmt: skip
 
 
@@ -66,9 +69,11 @@ def linear_backward_update(
     """See kernels/README.md; writes w, b, state, dz and, if it is not None, dx. `updates` counts from 1."""
     (n, k), m = x.shape, w.shape[1]
     settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code)
+    flops = OPERATIONS["linear_backward_update"].flops(n, k, m)
+    products = products_for(w.dtype, [Shape(k, n, m, True), Shape(n, m, k)], flops)
     job = (
-        *products_for(w.dtype, [(n, m), (m, k)]).addresses, address(settings), updates - 1, n, k, m,
-        address(x), address(w), address(b), address(saved), address(dy), address(dz),
+        *products.addresses, address(settings), updates - 1,
+        n, k, m, address(x), address(w), address(b), address(saved), address(dy), address(dz),
         0 if dx is None else address(dx), address(state), ACTIVATIONS[activation].code,
     )  # fmt: skip
-    run(_linear_backward_update, w.dtype, job, OPERATIONS["linear_backward_update"].flops(n, k, m))
+    run(_linear_backward_update, w.dtype, job, flops, most=products.threads)

@@ -5,10 +5,11 @@ import numpy as np
 from ..contract import LOSSES
 from ..network import Network
 from .compile import entry
+from .direct import address
 from .losses import MOST_CHUNKS, chunk_rows, mean_loss, rows_loss
+from .phases import RANK, claim, finish
 from .simd import float64_at, int64_at, pointer_at
-from .team import RANK, claim, finish, run
-from .workspace import address
+from .team import run
 
 FLOPS_PER_ELEMENT = 20
 """What an element costs at most, exponentials counted in: enough to decide whether threads pay."""

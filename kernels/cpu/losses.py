@@ -27,14 +27,15 @@ MSE, HALF_MSE, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, LOG_LOSS, BINARY_LOG_LOSS = 
     for name in ("mse", "half_mse", "cross_entropy", "binary_cross_entropy", "log_loss", "binary_log_loss")
 )
 
-LEAST_ROWS, MOST_CHUNKS = 32, 1024
-"""A chunk has at least so many rows, and a batch at most so many chunks: MOST_CHUNKS partial sums are enough."""
+CHUNK_ROWS, MOST_CHUNKS = 36, 1024
+"""A chunk has so many rows or a multiple of it, whole tiles of every width of registers, and a batch at most so many
+chunks: MOST_CHUNKS partial sums are enough."""
 
 
 @jit
 def chunk_rows(n):
     """Rows of a chunk, from the shape alone."""
-    return max(LEAST_ROWS, -(-n // MOST_CHUNKS))
+    return CHUNK_ROWS * max(-(-n // (CHUNK_ROWS * MOST_CHUNKS)), 1)
 
 
 RUN = 64

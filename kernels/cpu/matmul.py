@@ -1,15 +1,43 @@
 """out[n, m] = a[n, k] @ b[k, m], or with a or b stored transposed."""
 
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from ..contract import OPERATIONS
+from ..contract import DONE, JUDGED, OPERATIONS, REFUSED
+from ..network import aligned_zeros
 from .activations import IDENTITY, floor_of
-from .compile import called, entry
+from .compile import entry
+from .direct import (
+    FALSE,
+    FLOAT32,
+    FLOAT64,
+    OWN,
+    PLAIN,
+    TRUE,
+    WRITABLE,
+    address,
+    data_of,
+    direct,
+    dtype_of,
+    is_array,
+    length_of,
+    may_share,
+    reads_arrays,
+    stack_integers,
+)
 from .layer import nothing_after, nothing_ahead
-from .product import product
-from .simd import address_of, int64_at, pointer, pointer_at
-from .team import LONG_FLOPS, conducted, members, threads_for
-from .workspace import products_for
+from .packing import PANEL, Shape
+from .pairs import pair_matrix, steps_held
+from .phases import conducted_alone
+from .simd import VECTOR_BYTES, address_of, pointer_at, steps_of
+from .team import PARALLEL_FLOPS, run
+from .tiles import product
+from .units import splits_product
+from .workspace import ZERO_ROW, pairs_of, products_for, room_for_pairs
 
 
 @entry
@@ -23,26 +51,127 @@ def _matmul(
     )  # fmt: skip
 
 
-@called
-def _matmul_arrays(team, size, entry, job, a, b, out, transpose_a, transpose_b):
-    """Complete the job with these arrays and run it; gives how many members it had.
+ENTRIES, ZEROS, ROOM, IS_ROOM_TAKEN = OWN, *range(OWN + 2, OWN + 5)
+"""Places in the table of `_matmul_directly`: float32's entry and float64's, 0 where there is none; zeros to start from;
+ROOM_BYTES for panels of a transposed B, which one call has at a time."""
 
-    Python would take a microsecond for each array's address.
+ROOM_BYTES = 1 << 16
+
+
+@direct
+def _matmul_directly(known, arguments, count):
+    """(a, b, out, transpose_a, transpose_b) -> REFUSED, JUDGED or DONE: the desk's judgement, in compiled code.
+
+    Products that one thread does alone, of matrices as they lie, are done here.
     """
-    numbers = int64_at(job)
-    n, m = out.shape
-    k = a.shape[0] if transpose_a else a.shape[1]
-    numbers[4], numbers[5], numbers[6] = n, k, m
-    numbers[7], numbers[10], numbers[13] = address_of(pointer(a)), address_of(pointer(b)), address_of(pointer(out))
-    numbers[8], numbers[9] = (1, n) if transpose_a else (k, 1)
-    numbers[11], numbers[12] = k if transpose_b else m, transpose_b
-    return conducted(team, entry, job, size, 2 * n * k * m >= LONG_FLOPS)
+    a, b, out, transpose_a, transpose_b = arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]
+    dtype = dtype_of(known, a)
+    size = 4 if dtype == known[FLOAT32] else 8
+    if dtype != known[FLOAT32] and dtype != known[FLOAT64]:
+        return REFUSED
+    if not (is_array(known, a, dtype, 2, PLAIN) and is_array(known, b, dtype, 2, PLAIN)):
+        return REFUSED
+    if not is_array(known, out, dtype, 2, WRITABLE):
+        return REFUSED
+    is_a_transposed, is_b_transposed = transpose_a == known[TRUE], transpose_b == known[TRUE]
+    if not (is_a_transposed or transpose_a == known[FALSE]) or not (is_b_transposed or transpose_b == known[FALSE]):
+        return REFUSED
+    n, m = length_of(out, 0), length_of(out, 1)
+    k = length_of(a, 0) if is_a_transposed else length_of(a, 1)
+    if length_of(a, 1 if is_a_transposed else 0) != n:
+        return REFUSED
+    if length_of(b, 1 if is_b_transposed else 0) != k or length_of(b, 0 if is_b_transposed else 1) != m:
+        return REFUSED
+    if may_share(out, n * m * size, a, n * k * size) or may_share(out, n * m * size, b, k * m * size):
+        return REFUSED
+    flops = 2 * n * k * m
+    entry = known[ENTRIES + size // 8]
+    a_row, a_step = (1, n) if is_a_transposed else (k, 1)
+    needs_room = is_b_transposed and m > 1
+    if entry == 0 or flops >= PARALLEL_FLOPS:
+        return JUDGED
+    if needs_room and (known[IS_ROOM_TAKEN] or k * PANEL * VECTOR_BYTES > ROOM_BYTES):
+        return JUDGED
+    job = stack_integers(14)
+    # Without need there is no room for copies: in products of so little work they would not pay.
+    job[0], job[1], job[2], job[3] = known[ZEROS], known[ROOM], ROOM_BYTES // size if needs_room else 0, 0
+    job[4], job[5], job[6] = n, k, m
+    job[7], job[8], job[9] = data_of(a), a_row, a_step
+    job[10], job[11], job[12], job[13] = data_of(b), k if is_b_transposed else m, is_b_transposed, data_of(out)
+    if needs_room:
+        known[IS_ROOM_TAKEN] = 1
+    conducted_alone(entry, address_of(job), flops)
+    if needs_room:
+        known[IS_ROOM_TAKEN] = 0
+    return DONE
 
 
-def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray, transpose_a: bool = False, transpose_b: bool = False) -> None:
-    """out[n, m] = a @ b; the stored arrays are a[n, k] or a[k, n], b[k, m] or b[m, k]."""
+@entry
+def _matmul_in_pairs(
+    shared, me, like, pairs, zeros, packed, capacity, scratch, n, k, m, a, b, out, a_pairs, b_pairs, transpose_a,
+    transpose_b,
+):  # fmt: skip
+    a_at, b_at, no_pairs = pointer_at(a_pairs, pairs), pointer_at(b_pairs, pairs), pointer_at(0, pairs)
+    a_row, a_step, b_step = steps_held(k, a_at), 1, m
+    if transpose_a:
+        a_row, a_step = 1, n
+        pair_matrix(shared, me, k, n, pointer_at(a, like), no_pairs, a_at)
+    else:
+        pair_matrix(shared, me, n, k, pointer_at(a, like), a_at, no_pairs)
+    if transpose_b:
+        b_step = steps_held(k, b_at)
+        pair_matrix(shared, me, m, k, pointer_at(b, like), b_at, no_pairs)
+    else:
+        pair_matrix(shared, me, k, m, pointer_at(b, like), no_pairs, b_at)
+    product(
+        shared, me, n, m, steps_of(k, a_at), a_at, a_row, a_step, b_at, b_step, transpose_b != 0,
+        pointer_at(zeros, like), 0, 0, pointer_at(out, like), m, floor_of(IDENTITY, like),
+        pointer_at(packed, pairs), capacity, pointer_at(scratch, like), nothing_ahead, nothing_after, 0,
+    )  # fmt: skip
+
+
+def matmul(
+    a: np.ndarray,
+    b: np.ndarray,
+    out: np.ndarray,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    parts: int = 0,
+) -> None:
+    """out[n, m] = a @ b; the stored arrays are a[n, k] or a[k, n], b[k, m] or b[m, k]; `parts`: kernels/README.md."""
     (n, m), k = out.shape, a.shape[0 if transpose_a else 1]
-    threads = threads_for(OPERATIONS["matmul"].flops(n, k, m))
-    products = products_for(out.dtype, [(k, m)], threads)
-    team, size = members(threads)
-    _matmul_arrays(team, size, _matmul.address(out.dtype), products.job_address, a, b, out, transpose_a, transpose_b)
+    flops = OPERATIONS["matmul"].flops(n, k, m)
+    if parts == 2 and not splits_product(n, k, m):
+        parts = 0
+    if parts:
+        steps = pairs_of(k) * parts
+        products = products_for(out.dtype, [Shape(n, k, m, transpose_a)], flops, parts)
+        job = (
+            *products.addresses, n, k, m, address(a), address(b), address(out),
+            room_for_pairs("a", n * steps), room_for_pairs("b", m * steps), transpose_a, transpose_b,
+        )  # fmt: skip
+        run(_matmul_in_pairs.in_parts(parts), out.dtype, job, flops, most=products.threads)
+        return
+    products = products_for(out.dtype, [Shape(n, k, m, transpose_a)], flops)
+    a_row, a_step = (1, n) if transpose_a else (k, 1)
+    job = (
+        *products.addresses, n, k, m, address(a), a_row, a_step, address(b), k if transpose_b else m, transpose_b,
+        address(out),
+    )  # fmt: skip
+    run(_matmul, out.dtype, job, flops, most=products.threads)
+    if reads_arrays():
+        _direct()[1][ENTRIES + out.itemsize // 8] = _matmul.address(out.dtype)
+
+
+@functools.cache
+def _direct() -> tuple[Callable[..., int], np.ndarray]:
+    room = aligned_zeros(ROOM_BYTES, np.uint8)
+    function, table = _matmul_directly.bound(0, 0, address(ZERO_ROW), address(room), 0, keeps=room)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: table.__setitem__(IS_ROOM_TAKEN, 0))
+    return function, table
+
+
+def direct_matmul() -> Callable[[Any, Any, Any, Any, Any], int] | None:
+    """A function (a, b, out, transpose_a, transpose_b), see kernels/README.md; None where there is none."""
+    return _direct()[0] if reads_arrays() else None

@@ -8,7 +8,8 @@ from ..contract import GRADIENT_CODE, OPTIMIZERS
 from ..network import Optimizer
 from .activations import copy_block
 from .compile import jit
-from .simd import fma, lanes, load_first, square_root, store_first
+from .product import prefetch_tile
+from .simd import fma, lanes, load_first, prefetch_to_write, square_root, store_first
 
 SGD, MOMENTUM, NESTEROV, ADAM, ADAMW = (
     OPTIMIZERS[name].code for name in ("sgd", "momentum", "nesterov", "adam", "adamw")
@@ -62,6 +63,18 @@ def _adam_block(rows, columns, g, g_row, w, w_row, m, v, rate, l2, decay, beta1,
             store_first(v + offset, square, count)
             step = mean * rate / (square_root(square) + epsilon)
             store_first(w + offset, fma(old, -decay, old - step), count)
+
+
+@jit
+def ahead_of_update(settings, rows, columns, w, w_row, slot0, slot1):
+    """Ask for what `update` of w[rows, columns] will change; the gradient's own rule changes slot0 alone."""
+    rule = int(settings[RULE])
+    if rule != GRADIENT_CODE:
+        prefetch_tile(prefetch_to_write, rows, columns, w, w_row)
+    if rule != SGD:
+        prefetch_tile(prefetch_to_write, rows, columns, slot0, w_row)
+    if rule in (ADAM, ADAMW):
+        prefetch_tile(prefetch_to_write, rows, columns, slot1, w_row)
 
 
 @jit

@@ -1,9 +1,11 @@
 """Matrix products: C = A B by register tiles, the one routine behind matmul and every layer's passes.
 
 A is read element by element, so any strides do: A(i, k) lies at a[i * a_row + k * a_step]. B is read by vectors:
-B(k, j) lies at b[k * b_step + j], or, packed, in panels of PANEL vectors' width that are contiguous along k. A tile of
+B(k, j) lies at b[k * b_step + j]; either may be copied to where tiles read it best (packing.py). A tile of
 C stays in registers while k runs over one block of at most BLOCK_DEPTH; longer sums are added block by block, which
-also bounds their rounding error.
+also bounds their rounding error. In bfloat16 the elements of A and B are pairs of neighbours along the sum (pairs.py),
+and depth counts those; where they are split, A's and B's low parts lie `depth` steps behind the high ones, and of the
+four products of parts all but that of the low ones are summed.
 
 Tiling after K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), and BLIS.
 """
@@ -11,17 +13,36 @@ Tiling after K. Goto and R. van de Geijn, "Anatomy of high-performance matrix mu
 import numpy as np
 
 from ..caches import cache_bytes
+from ..timeline import EPILOGUE, WORK
 from .compile import jit
+from .packing import (
+    BLOCK_DEPTH,
+    MEDIUM,
+    MOST_COPIED,
+    MOST_PACKED,
+    PANEL,
+    SHORT,
+    TALL,
+    block_start,
+    copied_rows,
+    depth_blocks,
+    pack_a,
+    pack_b,
+    packing_a_pays,
+    packing_b_pays,
+    panel_start,
+    room_of_a,
+)
+from .phases import RANK, claim, finish
 from .simd import (
     VECTOR_BYTES,
     element,
-    fma,
     lanes,
-    load,
     load_first,
+    multiply_add,
+    parts_of,
     prefetch,
     splat,
-    store,
     sum_lanes,
     tile_add,
     tile_at_least,
@@ -29,22 +50,11 @@ from .simd import (
     tile_store,
     tile_sum,
     tile_zeros,
-    transpose_square,
 )
-from .team import RANK, claim, finish
-
-PANEL = 2
-"""Vectors across a tile: two, so that each element of A that is loaded feeds two multiply-adds."""
-
-TALL, MEDIUM, SHORT = (12, 8, 4) if VECTOR_BYTES == 64 else (6, 4, 2)
-"""Rows of a tile. rows * PANEL accumulators, PANEL vectors of B and one of A must fit the registers: 32 with AVX-512,
-else 16; 12 and its remainders 8 and 4 leave no slow rest for multiples of 4. Tiles of 1 row do the rest."""
+from .stamps import stamp
 
 BROAD = 8
 """Vectors across a tile of one row: B is then read once, and in long pieces where its rows lie side by side."""
-
-BLOCK_DEPTH = 256
-"""Steps of k between visits to C: a panel of B (256 x 32 float32 = 32 KiB) comes from L2, the tile's A stays in L1."""
 
 AHEAD = 32
 """Vectors of B by which it is asked for before it is used: 16 steps of a wide tile are 200 cycles, four times what L3
@@ -135,19 +145,32 @@ def _multiply_tile(rows, depth, a, a_row, a_step, b, b_step, width, start, start
 
 
 @jit
-def _dot(depth, a, b):
+def low_of_a(term, depth):
+    """Where the part of A that this term takes begins: high high, high low, low high."""
+    return depth if term == 2 else 0
+
+
+@jit
+def low_of_b(term, depth):
+    """As `low_of_a`, for B."""
+    return depth if term == 1 else 0
+
+
+@jit
+def _dot(depth, a, b, like):
     """The sum of a[k] b[k], both contiguous: four vectors of chains."""
     count = lanes(a)
-    first, second, third, fourth = splat(a, 0.0), splat(a, 0.0), splat(a, 0.0), splat(a, 0.0)
+    zero = splat(like, 0.0)
+    first, second, third, fourth = zero, zero, zero, zero
     for k in range(0, depth, 4 * count):
         left = depth - k
-        first = fma(load_first(a + k, left), load_first(b + k, left), first)
+        first = multiply_add(load_first(a + k, left), load_first(b + k, left), first)
         k, left = k + count, left - count
-        second = fma(load_first(a + k, left), load_first(b + k, left), second)
+        second = multiply_add(load_first(a + k, left), load_first(b + k, left), second)
         k, left = k + count, left - count
-        third = fma(load_first(a + k, left), load_first(b + k, left), third)
+        third = multiply_add(load_first(a + k, left), load_first(b + k, left), third)
         k, left = k + count, left - count
-        fourth = fma(load_first(a + k, left), load_first(b + k, left), fourth)
+        fourth = multiply_add(load_first(a + k, left), load_first(b + k, left), fourth)
     return sum_lanes((first + second) + (third + fourth))
 
 
@@ -157,61 +180,90 @@ def _multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floo
 
     Contiguous rows of A take dot products; else A's columns are contiguous, and C is the row C^T = B^T A^T.
     """
+    terms = 2 * parts_of(a) - 1
     if a_step == 1:
         for i in range(rows):
-            total = element(c, _dot(depth, a + i * a_row, b)) + start[i * start_row]
-            c[i] = floor if total < floor else total
+            total = 0.0
+            for term in range(terms):
+                total += _dot(depth, a + (i * a_row + low_of_a(term, depth)), b + low_of_b(term, depth), c)
+            value = element(c, total) + start[i * start_row]
+            c[i] = floor if value < floor else value
         return
     group = PANEL * lanes(c)
     for i in range(0, rows, group):
         width = min(group, rows - i)
-        blocks = max(-(-depth // BLOCK_DEPTH), 1)
-        for block in range(blocks):
-            k, end = depth * block // blocks, depth * (block + 1) // blocks
-            limit = floor if end == depth else element(c, -np.inf)
-            begin = start + i * start_row if k == 0 else c + i
-            _multiply_tile(1, end - k, b + k, 0, 1, a + (i + k * a_step), a_step, width, begin, 0, c + i, 0, limit)
+        blocks = depth_blocks(depth)
+        for visit in range(blocks * terms):
+            block, term = visit // terms, visit % terms
+            k, end = block_start(depth, block, blocks), block_start(depth, block + 1, blocks)
+            a_k, b_k = k + low_of_a(term, depth), k + low_of_b(term, depth)
+            limit = floor if visit == blocks * terms - 1 else element(c, -np.inf)
+            begin = start + i * start_row if visit == 0 else c + i
+            _multiply_tile(1, end - k, b + b_k, 0, 1, a + (i + a_k * a_step), a_step, width, begin, 0, c + i, 0, limit)
 
 
 @jit
-def prefetch_tile(rows, columns, p, p_row):
-    """Ask for p[rows, columns]."""
+def prefetch_tile(ask, rows, columns, p, p_row):
+    """Ask for p[rows, columns] by `prefetch`, or by `prefetch_to_write` for what is to be changed."""
     for _ in range(rows):
         for j in range(0, columns, lanes(p)):
-            prefetch(p + j)
+            ask(p + j)
         p += p_row
 
 
 @jit
 def _multiply_block(
-    rows, columns, depth, a, a_row, a_step, b, b_step, b_panel, start, start_row, start_step, c, c_row, floor,
-    ask_for, i0, j0, extras,
+    rows, columns, depth, a, a_row, a_step, tiles, first, b, b_step, panels, panel, start, start_row, start_step,
+    c, c_row, floor, ask_for, i0, j0, extras,
 ):  # fmt: skip
-    """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0); B's panels lie b_panel apart."""
+    """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0).
+
+    Where `tiles` is 0, a is the block's first row of A, else a copy of so many tiles whose row `first` that is. Where
+    `panels` is 0, b is the block's first column of B, else so many panels, of which the block begins with `panel`.
+    """
     group = PANEL * lanes(c)
     no_floor = element(c, -np.inf)
-    depth_blocks = max(-(-depth // BLOCK_DEPTH), 1)
-    for depth_block in range(depth_blocks):
-        k, end = depth * depth_block // depth_blocks, depth * (depth_block + 1) // depth_blocks
-        limit = floor if end == depth else no_floor
+    blocks, terms = depth_blocks(depth), 2 * parts_of(a) - 1
+    for visit in range(blocks * terms):
+        depth_block, term = visit // terms, visit % terms
+        k, end = block_start(depth, depth_block, blocks), block_start(depth, depth_block + 1, blocks)
+        a_k, b_k = k + low_of_a(term, depth), k + low_of_b(term, depth)
+        is_last = visit == blocks * terms - 1
+        limit = floor if is_last else no_floor
+        tile_row, tile_step, a_tiles = a_row, a_step, a + a_k * a_step
+        if tiles > 0:
+            start_of_block, row = copied_rows(tiles, k, depth_block, end - k)
+            a_tiles = a + (start_of_block + first * row)
+            tile_row, tile_step = (row, 1) if a_step == 1 else (1, TALL)
         i = 0
         while i < rows:
             count = _tile_rows(rows - i)
-            a_tile = a + (i * a_row + k * a_step)
+            if tiles > 0 and a_step != 1:
+                a_tile = a_tiles + (i // TALL * TALL * row + i % TALL)
+            else:
+                a_tile = a_tiles + i * tile_row
             j = 0
             while j < columns:
-                b_tile = b + (j // group * b_panel + k * b_step)
+                if panels > 0:
+                    b_tile = b + panel_start(low_of_b(term, 1), depth, k, end, panels, panel + j // group, group)
+                else:
+                    b_tile = b + (b_k * b_step + j)
                 c_tile = c + (i * c_row + j)
-                begin, begin_row = (start + (i * start_row + j * start_step), start_row) if k == 0 else (c_tile, c_row)
-                is_broad = count == 1 and b_panel == group and columns - j >= BROAD * lanes(c)
+                begin, begin_row = c_tile, c_row
+                if visit == 0:
+                    begin, begin_row = start + (i * start_row + j * start_step), start_row
+                is_broad = count == 1 and panels == 0 and columns - j >= BROAD * lanes(c)
                 width = BROAD * lanes(c) if is_broad else min(group, columns - j)
-                if end == depth:
+                if is_last:
                     ask_for(i0 + i, j0 + j, count, width, extras)
                 if is_broad:
-                    _broad(end - k, a_tile, a_row, a_step, b_tile, b_step, None, begin, begin_row, c_tile, c_row, limit)
+                    _broad(
+                        end - k, a_tile, tile_row, tile_step, b_tile, b_step, None, begin, begin_row, c_tile, c_row,
+                        limit,
+                    )  # fmt: skip
                 else:
                     _multiply_tile(
-                        count, end - k, a_tile, a_row, a_step, b_tile, b_step, width,
+                        count, end - k, a_tile, tile_row, tile_step, b_tile, b_step, width,
                         begin, begin_row, c_tile, c_row, limit,
                     )  # fmt: skip
                 j += width
@@ -240,85 +292,8 @@ def _chunk_shape(rows, columns, depth, group):
     return TALL * -(-tiles // -(-tiles // down)), -(-panels // -(-panels // across))
 
 
-@jit
-def _pack_rows(rows, columns, b, b_step, packed, panel):
-    """Bring b[rows, columns] to its places in the panels, `panel` elements apart; zeros beyond the last column."""
-    count = lanes(b)
-    group = PANEL * count
-    for k in range(rows):
-        row, target = b + k * b_step, packed + k * group
-        whole = columns // group * group
-        for j in range(0, whole, group):
-            store(target, load(row + j))
-            store(target + count, load(row + (j + count)))
-            target += panel
-        if whole < columns:
-            store(target, load_first(row + whole, columns - whole))
-            store(target + count, load_first(row + (whole + count), columns - whole - count))
-
-
-@jit
-def _pack_panel_transposed(depth, columns, b, b_row, packed):
-    """packed[depth, PANEL vectors] = the transpose of `columns` rows of length `depth` at b, zeros beyond them."""
-    count = lanes(b)
-    group = PANEL * count
-    whole = columns // count * count
-    for j in range(0, whole, count):
-        for k in range(0, depth // count * count, count):
-            transpose_square(b + (j * b_row + k), b_row, packed + (k * group + j), group)
-        for k in range(depth // count * count, depth):
-            for jj in range(j, j + count):
-                packed[k * group + jj] = b[jj * b_row + k]
-    for k in range(depth):
-        for j in range(whole, group):
-            packed[k * group + j] = b[j * b_row + k] if j < columns else element(b, 0.0)
-
-
-PANEL_GAP = 5
-"""Rows left out between two panels: at distances of powers of two they would share few sets of the caches."""
-
-
-@jit
-def _panel_size(depth, group):
-    """Elements from one panel of `group` columns to the next."""
-    return group * (depth + PANEL_GAP)
-
-
-PACK_DEPTH = 32
-"""Rows of B that one chunk packs, if it need not transpose them: whole rows, as they lie in memory."""
-
-
-@jit
-def _pack(shared, me, depth, columns, b, b_step, transposed, packed):
-    """A phase: panels of B[depth, columns] side by side at `packed`."""
-    group = PANEL * lanes(b)
-    panel = _panel_size(depth, group)
-    chunks = -(-columns // group) if transposed else -(-depth // PACK_DEPTH)
-    chunk = claim(shared, me, chunks)
-    while chunk >= 0:
-        if transposed:
-            j = chunk * group
-            _pack_panel_transposed(depth, min(group, columns - j), b + j * b_step, b_step, packed + chunk * panel)
-        else:
-            k = chunk * PACK_DEPTH
-            _pack_rows(min(PACK_DEPTH, depth - k), columns, b + k * b_step, b_step, packed + k * group, panel)
-        chunk = claim(shared, me, chunks)
-    finish(shared, me, chunks)
-
-
-PACK_ROWS, PACK_SIZE = 4 * TALL, 1 << 15
-"""Rows of A and elements of B from which on copying B pays if its rows lie far apart, as measured at widths from 1000:
-1024 x 100 x 1024 gains a quarter. Rows that lie close need CLOSE times as many of both: 128 x 784 x 256 loses 3 %."""
-
-FAR, CLOSE = 2048, 4
-"""Bytes between rows of B beyond which they take about a TLB entry each, and at powers of two share few cache sets."""
-
-
-@jit
-def _packing_pays(rows, columns, depth, b, b_step):
-    """Whether to copy B[depth, columns], stored by rows, to panels for `rows` rows of A."""
-    times = 1 if b_step * (VECTOR_BYTES // lanes(b)) > FAR else CLOSE
-    return rows >= times * PACK_ROWS and depth * columns >= times * PACK_SIZE
+MOST_OF_A = 3 * MOST_PACKED
+"""Bytes of A between two uses of one element by neighbouring columns of chunks: rows beyond are another strip."""
 
 
 @jit
@@ -335,59 +310,76 @@ def product(
     after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows. Before a
     tile's last steps ask_for(i, j, rows, columns, extras) may prefetch what after_block will read there.
     """
-    group = PANEL * lanes(c)
-    panel = _panel_size(depth, group)
-    pays = panel <= capacity and _packing_pays(rows, columns, depth, b, b_step)
+    group, size = PANEL * lanes(c), VECTOR_BYTES // lanes(c)
+    held = depth * parts_of(b)
+    panel_size = group * max(held, 1)
+    cut, room = max(rows, 1), 0
+    if parts_of(a) == 1 and packing_a_pays(rows, columns, depth, size, a_row, a_step):
+        cut = -(-rows // (TALL * -(-room_of_a(rows, depth) * size // MOST_COPIED))) * TALL
+        room = room_of_a(cut, depth)
+        if room + panel_size > capacity:
+            cut, room = rows, 0
+    pays = room + panel_size <= capacity and packing_b_pays(rows, columns, held, b, b_step)
     packs = columns > 1 and (transposed or pays)
-    slab = max(capacity // panel, 1) * group if packs else max(columns, 1)
-    block_rows, block_panels = _chunk_shape(rows, min(slab, columns), depth, group)
+    slab = max((capacity - room) // panel_size, 1) * group if packs else max(columns, 1)
+    for top in range(0, max(rows, 1), cut):
+        height = min(cut, rows - top)
+        if room > 0:
+            pack_a(shared, me, height, depth, a + top * a_row, a_row, a_step, packed)
+        for left in range(0, columns, slab):
+            width = min(slab, columns - left)
+            if packs and (top == 0 or slab < columns):
+                b_slab = b + left * (b_step if transposed else 1)
+                pack_b(shared, me, depth, width, b_slab, b_step, transposed, packed + room)
+            _product_part(
+                shared, me, top, height, left, width, columns, depth,
+                packed if room > 0 else a + top * a_row, a_row, a_step, room > 0,
+                packed + room if packs else b + left, group if packs else b_step, packs,
+                start, start_row, start_step, c, c_row, floor, scratch, ask_for, after_block, extras,
+            )  # fmt: skip
+
+
+@jit
+def _product_part(
+    shared, me, top, rows, left, columns, all_columns, depth, a, a_row, a_step, is_a_packed, b, b_step, is_b_packed,
+    start, start_row, start_step, c, c_row, floor, scratch, ask_for, after_block, extras,
+):  # fmt: skip
+    """A phase: C[rows, columns] from (top, left) on, where a and b begin or which they are copies for."""
+    group = PANEL * lanes(c)
+    tiles = -(-rows // TALL) if is_a_packed else 0
+    panels = -(-columns // group) if is_b_packed else 0
+    block_rows, block_panels = _chunk_shape(rows, columns, depth, group)
     block_columns = block_panels * group
-    for slab_start in range(0, columns, slab):
-        slab_columns = min(slab, columns - slab_start)
-        if packs:
-            b_slab = b + slab_start * (b_step if transposed else 1)
-            _pack(shared, me, depth, slab_columns, b_slab, b_step, transposed, packed)
-        across = -(-slab_columns // block_columns)
-        down = max(-(-rows // block_rows), 1)
-        chunks = down * across
+    down, across = max(-(-rows // block_rows), 1), -(-columns // block_columns)
+    strips = -(-rows * depth * parts_of(a) * (VECTOR_BYTES // lanes(c)) // MOST_OF_A)
+    strip = -(-down // max(strips, 1))
+    chunks = down * across
+    chunk = claim(shared, me, chunks)
+    while chunk >= 0:
+        above = chunk // (strip * across) * strip
+        height = min(strip, down - above)
+        place = chunk - above * across
+        i, j = (above + place % height) * block_rows, place // height * block_columns
+        count, width = min(block_rows, rows - i), min(block_columns, columns - j)
+        row, column = top + i, left + j
+        if c_row == 0:
+            block, block_row = scratch + me[RANK] * BLOCK_TILES * TALL * BLOCK_PANELS * group, width
+        else:
+            block, block_row = c + (row * c_row + column), c_row
+        a_block, b_block = a if is_a_packed else a + i * a_row, b if is_b_packed else b + j
+        start_block = start + (row * start_row + column * start_step)
+        if all_columns == 1:
+            _multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, floor)
+        else:
+            _multiply_block(
+                count, width, depth, a_block, a_row, a_step, tiles, i, b_block, b_step, panels, j // group,
+                start_block, start_row, start_step, block, block_row, floor, ask_for, row, column, extras,
+            )  # fmt: skip
+        stamp(me, WORK)
+        after_block(row, column, count, width, block, block_row, extras)
+        stamp(me, EPILOGUE)
         chunk = claim(shared, me, chunks)
-        while chunk >= 0:
-            i, j = chunk % down * block_rows, chunk // down * block_columns
-            count, width = min(block_rows, rows - i), min(block_columns, slab_columns - j)
-            column = slab_start + j
-            if c_row == 0:
-                block, block_row = scratch + me[RANK] * BLOCK_TILES * TALL * BLOCK_PANELS * group, width
-            else:
-                block, block_row = c + (i * c_row + column), c_row
-            if packs:
-                b_block, b_next, b_panel = packed + j // group * panel, group, panel
-            else:
-                b_block, b_next, b_panel = b + column, b_step, group
-            a_block, start_block = a + i * a_row, start + (i * start_row + column * start_step)
-            if columns == 1:
-                _multiply_column(count, depth, a_block, a_row, a_step, b, start_block, start_row, block, floor)
-            else:
-                _multiply_block(
-                    count, width, depth, a_block, a_row, a_step, b_block, b_next, b_panel,
-                    start_block, start_row, start_step, block, block_row, floor,
-                    ask_for, i, column, extras,
-                )  # fmt: skip
-            after_block(i, column, count, width, block, block_row, extras)
-            chunk = claim(shared, me, chunks)
-        finish(shared, me, chunks)
-
-
-MOST_PACKED = min(max(cache_bytes("L3") // 8, 1 << 20), 16 << 20)
-"""Bytes of packed panels at most, so that they stay in L3, which others use too: wider products are done in slabs of
-columns."""
-
-
-def pack_capacity(shapes: list[tuple[int, int]], itemsize: int) -> int:
-    """Elements of panels that products with B of these (depth, columns) can use."""
-    group = PANEL * VECTOR_BYTES // itemsize
-    most = MOST_PACKED // itemsize
-    panels = [(_panel_size.py_func(depth, group), -(-columns // group)) for depth, columns in shapes]
-    return max((panel * max(min(count, most // panel), 1) for panel, count in panels), default=0)
+    finish(shared, me, chunks)
 
 
 def scratch_size(itemsize: int) -> int:

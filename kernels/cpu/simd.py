@@ -29,6 +29,11 @@ def _register_bytes() -> int:
         if chosen not in ("16", "32", "64"):
             raise ValueError(f"FASTMLP_VECTOR_BYTES must be 16, 32 or 64; got {chosen!r}")
         return int(chosen)
+    return widest_register()
+
+
+def widest_register() -> int:
+    """Bytes of the widest vector register that this CPU computes in."""
     features = llvm.get_host_cpu_features()
     if features.get("avx512f") and features.get("avx512dq"):
         return 64
@@ -38,12 +43,51 @@ def _register_bytes() -> int:
 VECTOR_BYTES = _register_bytes()
 
 
-def lanes_of(dtype: types.Float) -> int:
-    """Elements of this Numba float type in one vector."""
+def _has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16, as wide as VECTOR_BYTES, unless the environment will not have it so."""
+    emulated = os.environ.get("FASTMLP_BFLOAT16") == "emulated"
+    return not emulated and VECTOR_BYTES == 64 and bool(llvm.get_host_cpu_features().get("avx512bf16"))
+
+
+HAS_BFLOAT16 = _has_bfloat16()
+"""Whether pairs of bfloat16 are multiplied by the CPU's own instruction, vdpbf16ps, or as float32."""
+
+
+class Pair(types.Type):
+    """Two bfloat16, the first in the lower half of 32 bits: neighbours along the depth of a matrix product.
+
+    `parts` are how many such matrices stand for one of float32: 1, rounded, or 2, split (contract.HIGH).
+    """
+
+    bitwidth = 32
+
+    def __init__(self, parts):
+        self.parts = parts
+        super().__init__(name=f"Pair({parts})")
+
+
+PAIR, SPLIT_PAIR = Pair(1), Pair(2)
+
+
+class Rounded(types.Type):
+    """A float32 that a product rounds to bfloat16 whenever it reads it."""
+
+    bitwidth = 32
+
+    def __init__(self):
+        super().__init__(name="Rounded")
+
+
+ROUNDED = Rounded()
+
+
+def lanes_of(dtype: types.Float | Pair) -> int:
+    """Elements of this Numba float type, or pairs, in one vector."""
     return VECTOR_BYTES * 8 // dtype.bitwidth
 
 
-def _llvm_element(dtype: types.Number) -> ir.Type:
+def _llvm_element(dtype: types.Number | Pair) -> ir.Type:
+    """Of pairs float32, since they are moved about as those are."""
     if isinstance(dtype, types.Integer):
         return ir.IntType(dtype.bitwidth)
     return ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
@@ -54,11 +98,16 @@ def _llvm_vector(dtype: types.Float) -> ir.VectorType:
 
 
 class Pointer(types.Type):
-    """The address of elements of one number type."""
+    """The address of elements of one number type, or pairs."""
 
     def __init__(self, dtype):
         self.dtype = dtype
         super().__init__(name=f"Pointer({dtype})")
+
+    @property
+    def literal_type(self):
+        """Itself: Numba asks for this before it drops the branches of `if p is None`, which it then does."""
+        return self
 
 
 class Vector(types.Type):
@@ -94,9 +143,18 @@ class Wide(types.Type):
 
 
 @register_model(Pointer)
-class _PointerModel(models.PrimitiveModel):
+class PointerModel(models.PrimitiveModel):
+    """An address."""
+
     def __init__(self, manager, fe_type):
         super().__init__(manager, fe_type, _llvm_element(fe_type.dtype).as_pointer())
+
+
+@register_model(Rounded)
+@register_model(Pair)
+class _PairModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, _llvm_element(fe_type))
 
 
 @register_model(Vector)
@@ -161,7 +219,9 @@ def _typed_pointer_at(dtype):
 
 
 int64_at, float64_at = _typed_pointer_at(types.int64), _typed_pointer_at(types.float64)
-"""The pointer to int64, or float64, at an integer address in bytes."""
+float32_at = _typed_pointer_at(types.float32)
+pairs_at, split_pairs_at = _typed_pointer_at(PAIR), _typed_pointer_at(SPLIT_PAIR)
+"""The pointer to int64, float64, float32 or pairs at an integer address in bytes."""
 
 
 @intrinsic
@@ -425,26 +485,184 @@ def binary_exponent(typingctx, x):
 
 
 @intrinsic
-def round_bfloat16(typingctx, x):
-    """Every float32 rounded to bfloat16 as contract.BFLOAT16 defines it; a vector of another type as it is."""
+def steps_of(typingctx, length, p):
+    """Steps of a product whose sums have this length, where p points to its operands: pairs take two at once."""
+
+    def codegen(context, builder, sig, args):
+        return builder.ashr(builder.add(args[0], I64(1)), I64(1)) if isinstance(p.dtype, Pair) else args[0]
+
+    return types.intp(types.intp, p), codegen
+
+
+@intrinsic
+def parts_of(typingctx, p):
+    """How many matrices one behind the other along the sum make up an operand at p: a compile-time constant."""
+    parts = p.dtype.parts if isinstance(p.dtype, Pair) else 1
+    return types.intp(p), lambda context, builder, sig, args: I64(parts)
+
+
+@intrinsic
+def high_part(typingctx, x):
+    """The high part of a float32, as contract.HIGH defines it: rounded to bfloat16, but never beyond its range."""
+
+    def codegen(context, builder, sig, args):
+        (value,) = args
+        integers = ir.VectorType(I32, value.type.count)
+        infinity, upper = (ir.Constant(integers, [n] * integers.count) for n in (0x7F800000, 0xFFFF0000))
+        bits = builder.bitcast(value, integers)
+        nearest = builder.and_(_rounded_bits(builder, value), upper)
+        leaves = builder.icmp_unsigned("==", builder.and_(nearest, infinity), infinity)
+        chosen = builder.and_(builder.select(leaves, bits, nearest), upper)
+        finite = builder.icmp_unsigned("!=", builder.and_(bits, infinity), infinity)
+        not_a_number = ir.Constant(integers, [0x7FC00000] * integers.count)
+        return builder.bitcast(builder.select(finite, chosen, not_a_number), value.type)
+
+    return x(x), codegen
+
+
+def _bfloat16_halves(builder, pairs):
+    """The first and the second bfloat16 of every pair, as float32."""
+    integers = ir.VectorType(I32, pairs.type.count)
+    sixteen, upper = (ir.Constant(integers, [value] * integers.count) for value in (16, 0xFFFF0000))
+    bits = builder.bitcast(pairs, integers)
+    return [builder.bitcast(half, pairs.type) for half in (builder.shl(bits, sixteen), builder.and_(bits, upper))]
+
+
+def _call_bfloat16(builder, name, result, arguments):
+    """Call an LLVM intrinsic of AVX-512 BF16, in which a bfloat16 is any 16 bits."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512bf16.{name}.512")
+    return builder.call(function, arguments)
+
+
+def _rounded_bits(builder, value):
+    """The bits of every float32 rounded to bfloat16 as contract.BFLOAT16 defines it, above 16 bits of anything."""
+    integers = ir.VectorType(I32, value.type.count)
+
+    def every(number):
+        return ir.Constant(integers, [number] * integers.count)
+
+    bits = builder.bitcast(value, integers)
+    odd = builder.and_(builder.lshr(bits, every(16)), every(1))
+    nearest = builder.add(bits, builder.add(odd, every(0x7FFF)))
+    quiet = builder.or_(bits, every(0x00400000))
+    return builder.select(builder.fcmp_unordered("uno", value, value), quiet, nearest)
+
+
+@intrinsic
+def pairs_of(typingctx, first, second):
+    """Lane by lane the pair of two float32, rounded."""
 
     def codegen(context, builder, sig, args):
         vector = args[0].type
-        if vector.element != ir.FloatType():
-            return args[0]
-        integers = ir.VectorType(I32, vector.count)
+        count = vector.count
+        if HAS_BFLOAT16:
+            halves = ir.VectorType(ir.IntType(16), 2 * count)
+            both = _call_bfloat16(builder, "cvtne2ps2bf16", halves, args[::-1])
+            places = ir.Constant(
+                ir.VectorType(I32, 2 * count), [lane // 2 + lane % 2 * count for lane in range(2 * count)]
+            )
+            return builder.bitcast(builder.shuffle_vector(both, both, places), vector)
+        integers = ir.VectorType(I32, count)
+        low, high = (_rounded_bits(builder, each) for each in args)
+        low = builder.lshr(low, ir.Constant(integers, [16] * count))
+        high = builder.and_(high, ir.Constant(integers, [0xFFFF0000] * count))
+        return builder.bitcast(builder.or_(low, high), vector)
 
-        def every(value):
-            return ir.Constant(integers, [value] * vector.count)
+    return Vector(PAIR)(first, second), codegen
 
-        bits = builder.bitcast(args[0], integers)
-        odd = builder.and_(builder.lshr(bits, every(16)), every(1))
-        nearest = builder.add(bits, builder.add(odd, every(0x7FFF)))
-        quiet = builder.or_(bits, every(0x00400000))
-        chosen = builder.select(builder.fcmp_unordered("uno", args[0], args[0]), quiet, nearest)
-        return builder.bitcast(builder.and_(chosen, every(0xFFFF0000)), vector)
 
-    return x(x), codegen
+def _neighbours(builder, value):
+    """The lanes of a vector of float32, rounded, as half as many pairs."""
+    count = value.type.count
+    halves = ir.VectorType(ir.IntType(16), count)
+    if HAS_BFLOAT16:
+        rounded = _call_bfloat16(builder, "cvtneps2bf16", halves, [value])
+    else:
+        bits = _rounded_bits(builder, value)
+        rounded = builder.trunc(builder.lshr(bits, ir.Constant(bits.type, [16] * count)), halves)
+    return builder.bitcast(rounded, ir.VectorType(ir.FloatType(), count // 2))
+
+
+@intrinsic
+def store_pairs(typingctx, p, x):
+    """Write the lanes of x, rounded, as pairs of neighbours."""
+
+    def codegen(context, builder, sig, args):
+        _plain_store(builder, _neighbours(builder, args[1]), args[0])
+        return context.get_dummy_value()
+
+    return types.void(p, x), codegen
+
+
+@intrinsic
+def store_first_pairs(typingctx, p, x, count):
+    """Write the first `count` lanes of x, rounded, as pairs of neighbours.
+
+    A last one without a neighbour is paired with the lane that follows.
+    """
+
+    def codegen(context, builder, sig, args):
+        pairs = _neighbours(builder, args[1])
+        needed = builder.ashr(builder.add(args[2], I64(1)), I64(1))
+        _masked_store(builder, pairs, args[0], _lane_mask(builder, needed, pairs.type.count))
+        return context.get_dummy_value()
+
+    return types.void(p, x, types.intp), codegen
+
+
+@intrinsic
+def load_first_of_pairs(typingctx, p, count):
+    """The first `count` numbers of the pairs at p as float32, zeros in the lanes beyond their pairs."""
+
+    def codegen(context, builder, sig, args):
+        lanes = lanes_of(types.float32)
+        needed = builder.ashr(builder.add(args[1], I64(1)), I64(1))
+        vector = ir.VectorType(ir.FloatType(), lanes // 2)
+        pairs = _masked_load(builder, args[0], _lane_mask(builder, needed, lanes // 2), vector)
+        integers = ir.VectorType(I32, lanes)
+        wide = builder.zext(builder.bitcast(pairs, ir.VectorType(ir.IntType(16), lanes)), integers)
+        shifted = builder.shl(wide, ir.Constant(integers, [16] * lanes))
+        return builder.bitcast(shifted, _llvm_vector(types.float32))
+
+    return Vector(types.float32)(p, types.intp), codegen
+
+
+def _rounded(builder, value):
+    """A vector of float32 rounded to bfloat16."""
+    integers = ir.VectorType(I32, value.type.count)
+    if HAS_BFLOAT16:
+        halves = _call_bfloat16(builder, "cvtneps2bf16", ir.VectorType(ir.IntType(16), integers.count), [value])
+        wide = builder.zext(halves, integers)
+        return builder.bitcast(builder.shl(wide, ir.Constant(integers, [16] * integers.count)), value.type)
+    upper = ir.Constant(integers, [0xFFFF0000] * integers.count)
+    return builder.bitcast(builder.and_(_rounded_bits(builder, value), upper), value.type)
+
+
+def _multiply_add(builder, dtype, a, b, total):
+    """Total + a * b lane by lane, for operands of this type; of pairs both products."""
+    if isinstance(dtype, Rounded):
+        a, b = _rounded(builder, a), _rounded(builder, b)
+    if not isinstance(dtype, Pair):
+        return _intrinsic_call(builder, "fma", total.type, [a, b, total])
+    if not HAS_BFLOAT16:
+        for a_half, b_half in zip(_bfloat16_halves(builder, a), _bfloat16_halves(builder, b), strict=True):
+            total = _intrinsic_call(builder, "fma", total.type, [a_half, b_half, total])
+        return total
+    integers = ir.VectorType(I32, total.type.count)
+    # The last operand is the one that may be repeated from memory.
+    operands = [total, builder.bitcast(b, integers), builder.bitcast(a, integers)]
+    return _call_bfloat16(builder, "dpbf16ps", total.type, operands)
+
+
+@intrinsic
+def multiply_add(typingctx, a, b, total):
+    """Total + a * b lane by lane; of pairs both products."""
+
+    def codegen(context, builder, sig, args):
+        return _multiply_add(builder, a.dtype, *args)
+
+    return total(a, b, total), codegen
 
 
 LONG_POLYNOMIAL = 8
@@ -548,16 +766,30 @@ def store(typingctx, p, value):
     return types.void(p, value), codegen
 
 
+def _prefetch(builder, context, p, intent):
+    kind = ir.FunctionType(ir.VoidType(), [p.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    closest_cache, data = I32(3), I32(1)
+    builder.call(function, [p, I32(intent), closest_cache, data])
+    return context.get_dummy_value()
+
+
 @intrinsic
 def prefetch(typingctx, p):
     """Ask for the cache line at p, which need not be readable, without waiting for it."""
 
     def codegen(context, builder, sig, args):
-        kind = ir.FunctionType(ir.VoidType(), [args[0].type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, closest_cache, data = I32(0), I32(3), I32(1)
-        builder.call(function, [args[0], read, closest_cache, data])
-        return context.get_dummy_value()
+        return _prefetch(builder, context, args[0], 0)
+
+    return types.void(p), codegen
+
+
+@intrinsic
+def prefetch_to_write(typingctx, p):
+    """As `prefetch`, for this core alone; else a store would ask again for a line that other cores hold too."""
+
+    def codegen(context, builder, sig, args):
+        return _prefetch(builder, context, args[0], 1)
 
     return types.void(p), codegen
 
@@ -771,6 +1003,8 @@ def _opaque(builder, value):
 def tile_multiply_add(typingctx, tile, a, a_row, b, width):
     """Tile += outer product of a[0], a[a_row], ... (one element a row) and the first `width` elements at b, or all.
 
+    Elements may be pairs.
+
     The rows' addresses are worked out anew: LLVM would make them a chain of additions that takes as long as the
     multiply-adds, so that no load could run ahead of them.
     """
@@ -789,8 +1023,9 @@ def tile_multiply_add(typingctx, tile, a, a_row, b, width):
             for column, b_vector in enumerate(b_vectors):
                 index = row * tile.columns + column
                 old = builder.extract_value(value, index)
-                new = _intrinsic_call(builder, "fma", vector, [repeated, b_vector, old])
-                value = builder.insert_value(value, new, index)
+                value = builder.insert_value(
+                    value, _multiply_add(builder, sig.args[1].dtype, repeated, b_vector, old), index
+                )
         return value
 
     return tile(tile, a, types.intp, b, _width_type(width)), codegen

@@ -1,16 +1,20 @@
 """The integer tables by which compiled code finds a network's layers and buffers: the names of their places."""
 
-INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIAS, OUTPUT, SAVED, FACTOR, GRADIENT, GRADIENT_ROW, LAYER_FIELDS = range(11)
+(
+    INPUTS, OUTPUTS, ACTIVATION, WEIGHTS, BIAS, OUTPUT, SAVED, GRADIENT, GRADIENT_ROW, Y_ACROSS, Y_DOWN, W_ACROSS,
+    W_DOWN, LAYER_FIELDS,
+) = range(14)  # fmt: skip
 """A layer's row: widths, activation code, offsets in the flat buffer, and where y and what its derivative needs lie (y
-itself, or z): addresses of [rows, outputs], or offsets in a member's arena of [outputs, rows]. FACTOR is the address
-where products read y: y itself, or its rounded copy. For a network that runs across the batch also where its gradient
-lies in a chunk's copy, and that one's elements a row."""
+itself, or z): addresses of [rows, outputs], or offsets in a member's arena of [outputs, rows]. For a network that runs
+across the batch also where its gradient lies in a chunk's copy, and that one's elements a row. The last four, of
+bfloat16, are the addresses of the pairs of y and w, 0 where no product reads them; OUTPUT is 0 if nothing reads y."""
 
 (
     LAYERS, LOSS, ROWS, BATCH_X, BATCH_TARGET, BATCH_LABELS, GRADIENT0, GRADIENT1, PARTIAL, SCRATCH, ZEROS,
-    PACKED, CAPACITY, ARENAS, ARENA_SIZE, COPIES, COPY_SIZE, BLOCK, ROUNDED, SIZE, FACTOR0, FACTOR1, PLAN_FIELDS,
-) = range(23)  # fmt: skip
-"""The plan: counts and codes, then addresses. GRADIENT0 and GRADIENT1 hold dJ/dz of even and odd layers. ROUNDED
-is where a network of dtype bfloat16 keeps its SIZE parameters rounded, and its input at BATCH_X; in others it is 0.
-FACTOR0 and FACTOR1 are where products read dJ/dz: the gradients themselves, or their rounded copies. For a network
-that runs across the batch the two gradients, SCRATCH and ZEROS are offsets in each member's arena."""
+    PACKED, CAPACITY, ARENAS, ARENA_SIZE, COPIES, COPY_SIZE, BLOCK, SQUARES, X_ACROSS, X_DOWN, DZ_ACROSS0, DZ_ACROSS1,
+    DZ_DOWN0, DZ_DOWN1, SUMS0, SUMS1, PLAN_FIELDS,
+) = range(28)  # fmt: skip
+"""The plan: counts and codes, then addresses. GRADIENT0 and GRADIENT1 hold dJ/dz of even and odd layers, in bfloat16 of
+the last alone. SQUARES is for partial sums of squared weights. The last eight, of bfloat16, are pairs of the batch's x,
+and pairs and sums of rows of dJ/dz. For a network that runs across the batch the two gradients, SCRATCH and ZEROS are
+offsets in each member's arena."""

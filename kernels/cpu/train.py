@@ -4,11 +4,18 @@ import numpy as np
 
 from ..contract import GRADIENT_CODE, OPTIMIZERS, step_flops
 from ..network import Network, Optimizer
+from ..timeline import EVERY_LAYER, Timed, Timeline
 from .across import train_across
-from .activations import copy_block, multiply_by_derivative, round_block
+from .activations import copy_block, multiply_by_derivative
 from .compile import entry, jit
-from .layer import forward_layer, input_gradient, round_array, update_layer
+from .direct import address
+from .layer import forward_layer, input_gradient, input_gradient_in_pairs, sum_tiles, update_layer
 from .losses import chunk_rows, mean_loss, rows_loss
+from .optimizers import L2
+from .packing import TALL
+from .pairs import pair_block, pair_matrix
+from .penalty import penalty
+from .phases import claim, finish, move_on
 from .simd import (
     address_of,
     float64_at,
@@ -21,6 +28,20 @@ from .simd import (
     store,
     store_first,
 )
+from .stamps import (
+    HAS_CLOCK,
+    IN_FORWARD,
+    IN_GATHER,
+    IN_INPUT_GRADIENT,
+    IN_LOSS,
+    IN_PENALTY,
+    IN_ROUNDING,
+    IN_WEIGHT_GRADIENT,
+    begin_step,
+    mark,
+    stamp_ticks,
+    ticks,
+)
 from .tables import (
     ACTIVATION,
     BATCH_LABELS,
@@ -28,8 +49,8 @@ from .tables import (
     BATCH_X,
     BIAS,
     CAPACITY,
-    FACTOR,
-    FACTOR0,
+    DZ_ACROSS0,
+    DZ_DOWN0,
     GRADIENT0,
     INPUTS,
     LAYER_FIELDS,
@@ -39,14 +60,20 @@ from .tables import (
     OUTPUTS,
     PACKED,
     PARTIAL,
-    ROUNDED,
     SAVED,
     SCRATCH,
+    SUMS0,
+    W_ACROSS,
+    W_DOWN,
     WEIGHTS,
+    X_ACROSS,
+    X_DOWN,
+    Y_ACROSS,
+    Y_DOWN,
     ZEROS,
 )
-from .team import claim, finish, move_on, run
-from .workspace import Workspace, address, quick_address
+from .team import run
+from .workspace import Workspace
 
 GATHER_ROWS, GATHER_AHEAD = 16, 2
 """Rows of a batch that one chunk gathers, and by how many a row is asked for before it is copied: they lie anywhere."""
@@ -66,29 +93,36 @@ def _copy_row(k, source, later, target):
 
 
 @jit
-def _gather(shared, me, n, order, x, k, batch_x, target, m, batch_target, labels, batch_labels):
+def _gather(
+    shared, me, n, order, x, k, batch_x, across, down, target, m, batch_target, labels, batch_labels
+):  # fmt: skip
     """A phase: rows order[0:n] of x[N, k] and of the targets to the batch's own buffers; labels 0 means target."""
+    mark(me, IN_GATHER, 0)
     chunks = -(-n // GATHER_ROWS)
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
-        for i in range(chunk * GATHER_ROWS, min(n, (chunk + 1) * GATHER_ROWS)):
+        first, end = chunk * GATHER_ROWS, min(n, (chunk + 1) * GATHER_ROWS)
+        for i in range(first, end):
             row = order[i]
             _copy_row(k, x + row * k, x + order[min(i + GATHER_AHEAD, n - 1)] * k, batch_x + i * k)
             if address_of(labels) != 0:
                 batch_labels[i] = labels[row]
             else:
                 copy_block(1, m, target + row * m, 0, batch_target + i * m, 0)
+        if across is not None:
+            pair_block(first, 0, end - first, k, batch_x + first * k, k, n, k, across, down)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
 
 
 @jit
-def _loss(shared, me, plan, layer, n, target, labels, value):
-    """Two phases: dJ/dz of the last layer to its gradient buffer, its factor, and J's partial sums; J to value[0]."""
+def _loss(shared, me, pairs, plan, layer, n, target, labels, value):
+    """Two phases: dJ/dz of the last layer to its gradient buffer, and J's partial sums; J to value[0]."""
+    mark(me, IN_LOSS, plan[LAYERS] - 1)
     m, activation = layer[OUTPUTS], layer[ACTIVATION]
     y, saved = pointer_at(layer[OUTPUT], target), pointer_at(layer[SAVED], target)
-    parity = (plan[LAYERS] - 1) % 2
-    dz, factor = pointer_at(plan[GRADIENT0 + parity], target), pointer_at(plan[FACTOR0 + parity], target)
+    index = plan[LAYERS] - 1
+    dz = pointer_at(plan[GRADIENT0 + index % 2], target)
     rows = chunk_rows(n)
     chunks = -(-n // rows)
     partial = float64_at(plan[PARTIAL])
@@ -99,8 +133,10 @@ def _loss(shared, me, plan, layer, n, target, labels, value):
         named = labels + i if address_of(labels) != 0 else labels
         partial[chunk] = rows_loss(plan[LOSS], n, count, m, y + i * m, target + i * m, named, dz + i * m, True)
         multiply_by_derivative(activation, count, m, dz + i * m, m, saved + i * m, m)
-        if address_of(factor) != address_of(dz):
-            round_block(count, m, dz + i * m, m, factor + i * m, m)
+        if pairs is not None:
+            sum_tiles(i, 0, count, m, dz + i * m, m, m, pointer_at(plan[SUMS0 + index % 2], target))
+            across, down = _dz_across(plan, index, pairs), pointer_at(plan[DZ_DOWN0 + index % 2], pairs)
+            pair_block(i, 0, count, m, dz + i * m, m, n, m, across, down)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
     # A phase of its own, done before the next step's sums overwrite these.
@@ -110,54 +146,107 @@ def _loss(shared, me, plan, layer, n, target, labels, value):
 
 
 @jit
-def _forward(shared, me, plan, layers, n, x, parameters, factors):
-    """Every layer of n rows, from x to the last layer's buffer; products take the weights from `factors`."""
-    below = x
-    for index in range(plan[LAYERS]):
-        layer = layers + index * LAYER_FIELDS
-        y, factor, saved = pointer_at(layer[OUTPUT], x), pointer_at(layer[FACTOR], x), pointer_at(layer[SAVED], x)
-        forward_layer(
-            shared, me, n, layer[INPUTS], layer[OUTPUTS], below, factors + layer[WEIGHTS], parameters + layer[BIAS],
-            y, factor, saved, layer[SAVED] != layer[OUTPUT], layer[ACTIVATION],
-            pointer_at(plan[PACKED], x), plan[CAPACITY], pointer_at(plan[SCRATCH], x),
-        )  # fmt: skip
-        below = factor
+def _dz_across(plan, index, pairs):
+    """Where the pairs across of dJ/dz of a layer go; no product reads the first layer's."""
+    return pointer_at(plan[DZ_ACROSS0 + index % 2] if index > 0 else 0, pairs)
 
 
 @jit
-def _backward(shared, me, plan, layers, n, x, parameters, factors, state, size, settings, updates):
+def _pair_weights(shared, me, pairs, plan, layers, w):
+    """Phases: the pairs of every layer's weights."""
+    for index in range(plan[LAYERS]):
+        layer = layers + index * LAYER_FIELDS
+        across, down = pointer_at(layer[W_ACROSS], pairs), pointer_at(layer[W_DOWN], pairs)
+        mark(me, IN_ROUNDING, index)
+        pair_matrix(shared, me, layer[INPUTS], layer[OUTPUTS], w + layer[WEIGHTS], across, down)
+
+
+@jit
+def _forward(shared, me, pairs, plan, layers, n, x, w):
+    """Every layer of n rows, from x, which with `pairs` lies in X_ACROSS too, to the last layer's buffer."""
+    below = x if pairs is None else pointer_at(plan[X_ACROSS], pairs)
+    for index in range(plan[LAYERS]):
+        layer = layers + index * LAYER_FIELDS
+        y, saved = pointer_at(layer[OUTPUT], x), pointer_at(layer[SAVED], x)
+        mark(me, IN_FORWARD, index)
+        forward_layer(
+            shared, me, n, layer[INPUTS], layer[OUTPUTS], below,
+            w + layer[WEIGHTS] if pairs is None else pointer_at(layer[W_DOWN], pairs), w + layer[BIAS], y,
+            None if pairs is None else pointer_at(layer[Y_ACROSS], pairs),
+            None if pairs is None else pointer_at(layer[Y_DOWN], pairs),
+            saved, layer[SAVED] != layer[OUTPUT], layer[ACTIVATION],
+            pointer_at(plan[PACKED], below), plan[CAPACITY], pointer_at(plan[SCRATCH], x),
+        )  # fmt: skip
+        below = y if pairs is None else pointer_at(layer[Y_ACROSS], pairs)
+
+
+@jit
+def _backward(shared, me, plan, layers, n, x, parameters, state, size, settings, l2, updates):
     """Every layer from the last: dJ/dz of the layer below, by the weights as they were, then this layer's update."""
     packed, scratch, zeros = pointer_at(plan[PACKED], x), pointer_at(plan[SCRATCH], x), pointer_at(plan[ZEROS], x)
     for index in range(plan[LAYERS] - 1, -1, -1):
         layer = layers + index * LAYER_FIELDS
         k, m = layer[INPUTS], layer[OUTPUTS]
         w, b = parameters + layer[WEIGHTS], parameters + layer[BIAS]
-        dz, factor = pointer_at(plan[GRADIENT0 + index % 2], x), pointer_at(plan[FACTOR0 + index % 2], x)
-        below = x
+        dz, below = pointer_at(plan[GRADIENT0 + index % 2], x), x
         if index > 0:
             before = layers + (index - 1) * LAYER_FIELDS
-            below = pointer_at(before[FACTOR], x)
-            dx = pointer_at(plan[GRADIENT0 + (index - 1) % 2], x)
-            dx_factor = pointer_at(plan[FACTOR0 + (index - 1) % 2], x)
+            below, dx = pointer_at(before[OUTPUT], x), pointer_at(plan[GRADIENT0 + (index - 1) % 2], x)
+            mark(me, IN_INPUT_GRADIENT, index)
             input_gradient(
-                shared, me, n, k, m, factor, factors + layer[WEIGHTS], dx, dx_factor, before[ACTIVATION],
-                pointer_at(before[SAVED], x), zeros, packed, plan[CAPACITY], scratch,
+                shared, me, n, k, m, dz, w, dx, before[ACTIVATION], pointer_at(before[SAVED], x), zeros, packed,
+                plan[CAPACITY], scratch,
             )  # fmt: skip
         w0, b0 = state + layer[WEIGHTS], state + layer[BIAS]
+        mark(me, IN_WEIGHT_GRADIENT, index)
         update_layer(
-            shared, me, n, k, m, below, dz, factor, w, b, w0, w0 + size, b0, b0 + size, settings, updates,
-            zeros, packed, plan[CAPACITY], scratch,
+            shared, me, n, k, m, below, dz, n, dz, w, b, None, None, w0, w0 + size, b0, b0 + size, settings, l2,
+            updates, zeros, packed, plan[CAPACITY], scratch,
+        )  # fmt: skip
+
+
+@jit
+def _backward_in_pairs(shared, me, pairs, plan, layers, n, parameters, state, size, settings, l2, updates, is_last):
+    """As `_backward`; renews the weights' pairs too, unless no step follows."""
+    packed, scratch = pointer_at(plan[PACKED], pairs), pointer_at(plan[SCRATCH], state)
+    zeros, parts = pointer_at(plan[ZEROS], state), -(-n // TALL)
+    for index in range(plan[LAYERS] - 1, -1, -1):
+        layer = layers + index * LAYER_FIELDS
+        k, m = layer[INPUTS], layer[OUTPUTS]
+        w, b = parameters + layer[WEIGHTS], parameters + layer[BIAS]
+        below = pointer_at(plan[X_DOWN], pairs)
+        if index > 0:
+            before = layers + (index - 1) * LAYER_FIELDS
+            below = pointer_at(before[Y_DOWN], pairs)
+            mark(me, IN_INPUT_GRADIENT, index)
+            input_gradient_in_pairs(
+                shared, me, n, k, m, pointer_at(plan[DZ_ACROSS0 + index % 2], pairs),
+                pointer_at(layer[W_ACROSS], pairs),
+                _dz_across(plan, index - 1, pairs), pointer_at(plan[DZ_DOWN0 + (index - 1) % 2], pairs),
+                pointer_at(plan[SUMS0 + (index - 1) % 2], state), before[ACTIVATION],
+                pointer_at(before[SAVED], state), pointer_at(before[Y_ACROSS], pairs), zeros, packed, plan[CAPACITY],
+                scratch,
+            )  # fmt: skip
+        w0, b0 = state + layer[WEIGHTS], state + layer[BIAS]
+        mark(me, IN_WEIGHT_GRADIENT, index)
+        update_layer(
+            shared, me, n, k, m, below, pointer_at(plan[DZ_DOWN0 + index % 2], pairs), parts,
+            pointer_at(plan[SUMS0 + index % 2], state), w, b,
+            pointer_at(0 if is_last else layer[W_ACROSS], pairs), pointer_at(0 if is_last else layer[W_DOWN], pairs),
+            w0, w0 + size, b0, b0 + size, settings, l2, updates, zeros, packed, plan[CAPACITY], scratch,
         )  # fmt: skip
 
 
 @entry
 def _train(
-    shared, me, like, parameters, size, state_address, settings_address, losses_address, steps, layers_address,
+    shared, me, like, pairs, parameters, size, state_address, settings_address, losses_address, steps, layers_address,
     plan_address, x_address, target_address, label_address, order_address, rows, start, batch_size, updates,
+    penalties_address,
 ):  # fmt: skip
     """All members run this; see kernels/README.md for what a step is."""
     plan, layers = int64_at(plan_address), int64_at(layers_address)
     losses, settings = float64_at(losses_address), float64_at(settings_address)
+    penalties = float64_at(penalties_address)
     w, state = pointer_at(parameters, like), pointer_at(state_address, like)
     x, target = pointer_at(x_address, like), pointer_at(target_address, like)
     labels, order = int64_at(label_address), int64_at(order_address)
@@ -166,26 +255,41 @@ def _train(
     k, m = layers[INPUTS], last[OUTPUTS]
     batch_x, batch_target = pointer_at(plan[BATCH_X], like), pointer_at(plan[BATCH_TARGET], like)
     batch_labels = int64_at(plan[BATCH_LABELS] if has_labels else 0)
-    rounds, factors = plan[ROUNDED] != 0, w
-    if rounds:
-        factors = pointer_at(plan[ROUNDED], like)
+    across = None if pairs is None else pointer_at(plan[X_ACROSS], pairs)
+    down = None if pairs is None else pointer_at(plan[X_DOWN], pairs)
+    if pairs is not None:
+        _pair_weights(shared, me, pairs, plan, layers, w)
     position = start
     for step in range(steps):
         first = position % rows
         n = min(batch_size, rows - first)
+        begin_step(me, updates + step, n)
         if gathers:
             step_x, step_target, step_labels = batch_x, batch_target, batch_labels
-            _gather(shared, me, n, order + position, x, k, batch_x, target, m, batch_target, labels, batch_labels)
+            _gather(
+                shared, me, n, order + position, x, k, batch_x, across, down, target, m, batch_target, labels,
+                batch_labels,
+            )  # fmt: skip
         else:
             step_x, step_target = x + first * k, target + first * m
             step_labels = labels + first if has_labels else labels
-        if rounds:
-            round_array(shared, me, size, w, factors)
-            round_array(shared, me, n * k, step_x, batch_x)
-            step_x = batch_x
-        _forward(shared, me, plan, layers, n, step_x, w, factors)
-        _loss(shared, me, plan, last, n, step_target, step_labels, losses + step)
-        _backward(shared, me, plan, layers, n, step_x, w, factors, state, size, settings, updates + step)
+            if pairs is not None:
+                mark(me, IN_ROUNDING, 0)
+                pair_matrix(shared, me, n, k, step_x, across, down)
+        _forward(shared, me, pairs, plan, layers, n, step_x, w)
+        _loss(shared, me, pairs, plan, last, n, step_target, step_labels, losses + step)
+        l2 = settings[L2]
+        if penalties_address != 0:
+            l2 /= n
+            mark(me, IN_PENALTY, EVERY_LAYER)
+            penalty(shared, me, plan, layers, l2, w, penalties + step)
+        if pairs is None:
+            _backward(shared, me, plan, layers, n, step_x, w, state, size, settings, l2, updates + step)
+        else:
+            is_last = step + 1 == steps
+            _backward_in_pairs(
+                shared, me, pairs, plan, layers, n, w, state, size, settings, l2, updates + step, is_last
+            )
         position += n
 
 
@@ -203,22 +307,30 @@ def _run(
     batch_size: int,
     losses: np.ndarray,
     workspace: Workspace,
+    penalties: np.ndarray | None = None,
+    timeline: Timeline | None = None,
 ) -> None:
-    target_at = quick_address(target)
+    target_at = address(target)
     target_address, label_address = (0, target_at) if target.ndim == 1 else (target_at, 0)
-    job = (
+    job: tuple[int, ...] = (
         workspace.kept("parameters", parameters), parameters.size, state_address,
         workspace.settings(optimizer, code), workspace.kept("losses", losses), len(losses),
-        *(workspace.tables if workspace.across is None else workspace.across), quick_address(x), target_address,
+        *(workspace.tables if workspace.across is None else workspace.across), address(x), target_address,
         label_address, 0 if order is None else address(order), len(x), start, batch_size, updates,
+        0 if penalties is None else workspace.kept("penalties", penalties),
     )  # fmt: skip
+    entry = _train.in_parts(workspace.parts) if workspace.across is None else train_across
+    most = workspace.most_members
+    if timeline is not None:
+        entry, job = entry.timed, (timeline.address(0), timeline.row, *job)
+        most = min(most, timeline.members)
     run(
-        _train if workspace.across is None else train_across,
+        entry,
         network.dtype,
         job,
         step_flops(network.widths, min(batch_size, len(x))),
         len(losses),
-        workspace.most_members,
+        most,
     )
 
 
@@ -235,13 +347,22 @@ def train(
     batch_size: int,
     losses: np.ndarray,
     workspace: Workspace,
+    penalties: np.ndarray | None = None,
+    timeline: Timeline | None = None,
 ) -> None:
-    """len(losses) steps, as kernels/README.md says; writes parameters, state and losses."""
+    """len(losses) steps, as kernels/README.md says; writes parameters, state, losses and, if given, penalties.
+
+    With a `timeline` the run is timed, by code of its own.
+    """
     code = OPTIMIZERS[optimizer.name].code
     _run(
         network, optimizer, code, parameters, workspace.kept("state", state), updates, x, target, order, start,
-        batch_size, losses, workspace,
+        batch_size, losses, workspace, penalties, timeline,
     )  # fmt: skip
+
+
+timed = Timed(train, ticks, stamp_ticks) if HAS_CLOCK else None
+"""How training is profiled; None where a program may not read the processor's clock."""
 
 
 _NO_OPTIMIZER = Optimizer()
@@ -260,7 +381,7 @@ def gradients(
         gradient[:] = np.nan
         return float("nan")
     _run(
-        network, _NO_OPTIMIZER, GRADIENT_CODE, parameters, quick_address(gradient), 0, x, target, None, 0,
+        network, _NO_OPTIMIZER, GRADIENT_CODE, parameters, address(gradient), 0, x, target, None, 0,
         len(x), workspace.value, workspace,
     )  # fmt: skip
     return float(workspace.value[0])

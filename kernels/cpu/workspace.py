@@ -4,15 +4,18 @@ import threading
 
 import numpy as np
 
+from ..caches import cache_bytes
 from ..contract import ACTIVATIONS, LOSSES, forward_flops
 from ..cores import get_num_threads
-from ..network import Network, Optimizer, aligned_zeros
+from ..network import Layer, Network, Optimizer, aligned_zeros
 from .across import block_rows, gradient_row, most_chunks, padded, padded_rows, runs_across
-from .compile import called
+from .direct import address
 from .losses import MOST_CHUNKS
 from .optimizers import settings_of
-from .product import BROAD, pack_capacity, scratch_size
-from .simd import VECTOR_BYTES, address_of, pointer
+from .packing import TALL, Shape
+from .penalty import PARTS
+from .product import BROAD
+from .simd import VECTOR_BYTES
 from .tables import (
     ARENA_SIZE,
     ARENAS,
@@ -23,9 +26,8 @@ from .tables import (
     CAPACITY,
     COPIES,
     COPY_SIZE,
-    FACTOR,
-    FACTOR0,
-    FACTOR1,
+    DZ_ACROSS0,
+    DZ_DOWN0,
     GRADIENT,
     GRADIENT0,
     GRADIENT1,
@@ -36,77 +38,100 @@ from .tables import (
     PACKED,
     PARTIAL,
     PLAN_FIELDS,
-    ROUNDED,
     ROWS,
     SCRATCH,
-    SIZE,
+    SQUARES,
+    SUMS0,
+    W_ACROSS,
+    W_DOWN,
+    X_ACROSS,
+    X_DOWN,
+    Y_ACROSS,
+    Y_DOWN,
     ZEROS,
 )
-from .team import PARALLEL_BYTES, PARALLEL_FLOPS
+from .team import PARALLEL_BYTES, is_shared, members
+from .tiles import pack_capacity, scratch_size
+from .units import parts_of_operands
 
 FORWARD_ROWS = 256
 """Rows that `forward` takes at a time in a training workspace that has no row-major buffers for whole batches."""
 
 
-def address(array: np.ndarray) -> int:
-    """The address of an array's first byte: compiled code is specialised on arrays, read-only or not, but not on it."""
-    return array.__array_interface__["data"][0]
+FEW_ROWS = 8
+"""Rows up to which `forward` makes no pairs of the weights, which takes as long as the products of that many rows, but
+reads them as float32: rounding as it goes or, for precision "high", as they are."""
 
 
-@called
-def quick_address(array):
-    """The address of an array's first byte, six times as soon; compiled for each type of array it is called with."""
-    return address_of(pointer(array))
+def pairs_of(length: int) -> int:
+    """Pairs of bfloat16 that a sum of this length takes, the last one filled up with zero."""
+    return -(-length // 2)
+
+
+ZERO_ROW = aligned_zeros(BROAD * VECTOR_BYTES, np.uint8)
+"""What sums start from where there is no bias: zeros of any element type, as many as a tile is wide."""
 
 
 class Products:
-    """What `product` needs besides its operands: room for packed panels, each thread's block, zeros to start from.
+    """What `product` needs besides its operands: room for packed panels, each thread's block.
 
-    `asked` are the shapes last asked for; `job` is kept for `matmul`.
+    `asked` are the shapes last asked for.
     """
 
-    def __init__(self, dtype: np.dtype, shapes: list[tuple[int, int]]):
-        """`shapes` are the (depth, columns) of every B that will be multiplied."""
+    def __init__(self, dtype: np.dtype, shapes: list[Shape], parts: int = 0):
+        """`shapes` are those of every product, whose depth is the length of the sum, in so many parts."""
         self.asked = shapes
-        self.capacity = pack_capacity(shapes, dtype.itemsize)
+        self.capacity = pack_capacity(shapes, dtype.itemsize, parts)
         self.packed = aligned_zeros(self.capacity, dtype)
-        self.scratch = aligned_zeros(get_num_threads() * scratch_size(dtype.itemsize), dtype)
-        self.zeros = aligned_zeros(BROAD * VECTOR_BYTES // dtype.itemsize, dtype)
+        self.scratch = aligned_zeros(get_num_threads() * scratch_size(dtype.itemsize, parts), dtype)
         self.threads = get_num_threads()
-        self.addresses = address(self.zeros), address(self.packed), self.capacity, address(self.scratch)
-        self.job = np.array((*self.addresses, *[0] * 10), np.int64)
-        self.job_address = address(self.job)
-        self.nbytes = self.packed.nbytes + self.scratch.nbytes + self.zeros.nbytes
+        self.addresses = address(ZERO_ROW), address(self.packed), self.capacity, address(self.scratch)
+        self.nbytes = self.packed.nbytes + self.scratch.nbytes
 
 
 _kept = threading.local()
 
 
-def products_for(dtype: np.dtype, shapes: list[tuple[int, int]], threads: int | None = None) -> Products:
+def products_for(dtype: np.dtype, shapes: list[Shape], flops: int, parts: int = 0) -> Products:
     """The calling thread's Products for a single operation: kept, since new memory costs more than a small product.
 
-    `threads` is how many will use them at most; None for as many as any operation may.
+    It is for an operation of so many FLOPs and as many members as its `threads` says, at most.
     """
     kept = _kept.__dict__
-    products = kept.get(dtype.char)
-    if products is not None and products.threads >= (threads or get_num_threads()):
+    key = dtype.char if parts == 0 else f"{dtype.char} in {parts} parts"
+    products = kept.get(key)
+    if products is not None and (not is_shared(flops) or products.threads >= members()[1]):
         if shapes == products.asked:
             return products
-        if products.capacity >= pack_capacity(shapes, dtype.itemsize):
+        if products.capacity >= pack_capacity(shapes, dtype.itemsize, parts):
             products.asked = shapes
             return products
-    products = kept[dtype.char] = Products(dtype, shapes)
+    products = kept[key] = Products(dtype, shapes, parts)
     return products
+
+
+def room_for_pairs(operand: str, count: int) -> int:
+    """The address of the calling thread's room for so many pairs of this operand of a single operation; kept too."""
+    kept = _kept.__dict__
+    room = kept.get(operand)
+    if room is None or room.size < count:
+        room = kept[operand] = aligned_zeros(count, np.float32)
+    return address(room)
 
 
 class Workspace:
     """Buffers for batches of up to `rows` rows of a network, allocated once; without `training` only for `forward`.
 
+    `parts` is in how many parts of bfloat16 the products take their operands, 0 being as they are; then `forward` takes
+    up to `few_rows` at a time in another way, by `few_tables`.
+
     `tables` are the addresses of the layers' table and the plan that `forward` and row-major training read; `across` is
-    the same for training a network that runs across the batch, else None. `forward` keeps its job for the
-    `parameters` it had last, and shares no call of up to `rows_alone` rows. Training can employ `most_members`;
-    `gradients` writes its loss to `value`.
+    the same for training a network that runs across the batch, else None. `forward` does `row_flops` a row, and where
+    the weights are so many that a member's part may lie in its L2 while all do not, `is_large`, it is always shared.
+    Training can employ `most_members`; `gradients` writes its loss to `value`.
     """
+
+    may_run_across = True
 
     def __init__(self, network: Network, rows: int, training: bool):
         dtype, widths, layers = network.dtype, network.widths, network.layers
@@ -115,51 +140,58 @@ class Workspace:
         self.value = np.zeros(1)
         self._roles: dict[str, tuple[np.ndarray, int]] = {}
         self._settings: tuple[Optimizer, int, np.ndarray] | None = None
-        across = training and runs_across(network)
+        self.parts = parts_of_operands(network)
+        across = training and self.parts == 0 and self.may_run_across and runs_across(network)
         held = min(rows, FORWARD_ROWS) if across else rows
         row_major = training and not across
-        outputs = [self._new(held * layer.outputs, dtype) for layer in layers]
+        outputs = [
+            self._new(held * layer.outputs, dtype) if self._stores_output(network, layer, training) else 0
+            for layer in layers
+        ]
         saved = [
             self._new(held * layer.outputs, dtype) if row_major and layer.saves_preactivation else output
             for layer, output in zip(layers, outputs, strict=True)
         ]
         layers_table, plan = _tables(network, outputs, saved)
-        if network.bfloat16:
-            layers_table[:-1, FACTOR] = [self._new(held * layer.outputs, dtype) for layer in layers[:-1]]
-            plan[ROUNDED], plan[SIZE] = self._new(network.size, dtype), network.size
-        if network.bfloat16 or row_major:
+        if self.parts:
+            self._pairs(network, training, layers_table, plan)
+        if row_major:
             plan[BATCH_X] = self._new(rows * widths[0], dtype)
         self.tables = self._kept(layers_table, plan)
-        large = network.size * dtype.itemsize >= PARALLEL_BYTES
-        self.rows_alone = 0 if large else (PARALLEL_FLOPS - 1) // forward_flops(widths, 1)
-        self.parameters: np.ndarray | None = None
-        self.job_address = 0
-        shapes = [(layer.inputs, layer.outputs) for layer in layers]
+        self.row_flops = forward_flops(widths, 1)
+        self.is_large = network.size * dtype.itemsize >= PARALLEL_BYTES
+        shapes = [Shape(rows, layer.inputs, layer.outputs) for layer in layers]
         if training:
-            shapes += [(layer.outputs, layer.inputs) for layer in layers]
-            shapes += [(rows, layer.outputs) for layer in layers]
-        self.products = Products(dtype, [] if across else shapes)
+            shapes += [Shape(rows, layer.outputs, layer.inputs) for layer in layers]
+            shapes += [Shape(layer.inputs, rows, layer.outputs, True) for layer in layers]
+        self.products = Products(dtype, [] if across else shapes, self.parts)
         self.most_members = self.products.threads
         plan[ROWS] = held
         plan[ZEROS], plan[PACKED], plan[CAPACITY], plan[SCRATCH] = self.products.addresses
+        self.few_rows, self.few_tables = 0, (0, 0)
+        if self.parts:
+            # Rounding on the way is free while memory is waited for: for one row, and where weights lie beyond L2.
+            waits = network.high or network.size * dtype.itemsize > cache_bytes("L2")
+            self.few_rows = FEW_ROWS if waits else 1
+            few = [self._new(self.few_rows * layer.outputs, dtype) for layer in layers]
+            few_layers, few_plan = _tables(network, few, few)
+            few_plan[ROWS] = self.few_rows
+            few_plan[ZEROS], few_plan[PACKED], few_plan[CAPACITY], few_plan[SCRATCH] = self.products.addresses
+            self.few_tables = self._kept(few_layers, few_plan)
         self.across: tuple[int, int] | None = None
         if across:
             self.across = self._across(network, rows)
         elif training:
             plan[BATCH_TARGET] = self._new(rows * widths[-1], dtype)
             plan[BATCH_LABELS] = self._new(rows, np.dtype(np.int64))
-            even, odd = rows * max(widths[1::2]), rows * max(widths[2::2], default=0)
-            plan[GRADIENT0], plan[GRADIENT1] = self._new(even, dtype), self._new(odd, dtype)
-            plan[FACTOR0], plan[FACTOR1] = plan[GRADIENT0], plan[GRADIENT1]
-            if network.bfloat16:
-                plan[FACTOR0], plan[FACTOR1] = self._new(even, dtype), self._new(odd, dtype)
+            if self.parts:
+                plan[GRADIENT0 + (len(layers) - 1) % 2] = self._new(rows * widths[-1], dtype)
+            else:
+                even, odd = rows * max(widths[1::2]), rows * max(widths[2::2], default=0)
+                plan[GRADIENT0], plan[GRADIENT1] = self._new(even, dtype), self._new(odd, dtype)
             plan[PARTIAL] = self._new(MOST_CHUNKS, np.dtype(np.float64))
+            plan[SQUARES] = self._new(PARTS * len(layers), np.dtype(np.float64))
         self.nbytes = sum(buffer.nbytes for buffer in self._buffers) + self.products.nbytes
-
-    def keep(self, parameters: np.ndarray, job: tuple[int, ...]) -> None:
-        """Keep the job of a forward pass by these parameters."""
-        self.parameters, self._job = parameters, np.array(job, np.int64)
-        self.job_address = address(self._job)
 
     def kept(self, role: str, array: np.ndarray) -> int:
         """The array's address, which is asked for once while the same array plays this role."""
@@ -183,6 +215,47 @@ class Workspace:
         """The addresses of two tables, which live as long as this."""
         self._buffers += layers, plan
         return address(layers), address(plan)
+
+    def _pairs(self, network: Network, training: bool, layers: np.ndarray, plan: np.ndarray) -> None:
+        """Buffers for the pairs of x, and of each layer's weights, outputs and dJ/dz, where products read them.
+
+        An address that stays 0 says that none does.
+        """
+
+        def across(rows: int, columns: int) -> int:
+            return self._new(rows * self.parts * pairs_of(columns), network.dtype)
+
+        def down(rows: int, columns: int) -> int:
+            return self._new(self.parts * pairs_of(rows) * columns, network.dtype)
+
+        rows = self.rows
+        plan[X_ACROSS] = across(rows, network.widths[0])
+        for index, layer in enumerate(network.layers):
+            layers[index, W_DOWN] = down(layer.inputs, layer.outputs)
+        for index, layer in enumerate(network.layers[:-1]):
+            layers[index, Y_ACROSS] = across(rows, layer.outputs)
+        if not training:
+            return
+        plan[X_DOWN] = down(rows, network.widths[0])
+        for index, layer in enumerate(network.layers[1:], 1):
+            layers[index, W_ACROSS] = across(layer.inputs, layer.outputs)
+            layers[index - 1, Y_DOWN] = down(rows, layer.inputs)
+        for parity in range(2):
+            widest = max(network.widths[1 + parity :: 2], default=0)
+            plan[DZ_ACROSS0 + parity], plan[DZ_DOWN0 + parity] = across(rows, widest), down(rows, widest)
+            plan[SUMS0 + parity] = self._new(-(-rows // TALL) * widest, network.dtype)
+
+    def _stores_output(self, network: Network, layer: Layer, training: bool) -> bool:
+        """Whether y has a buffer: beside pairs if the loss reads it, or its derivative, which no sign and no z tell.
+
+        The last layer's is the caller's, but in training.
+        """
+        if not training and layer is network.layers[-1]:
+            return False
+        if not self.parts:
+            return True
+        told = layer.saves_preactivation or layer.activation in ("identity", "relu", "leaky_relu")
+        return training and (layer is network.layers[-1] or not told)
 
     def _across(self, network: Network, rows: int) -> tuple[int, int]:
         """The tables and buffers for vectors across the batch: an arena a thread, a copy of the gradients a chunk."""
@@ -226,13 +299,25 @@ class Workspace:
         return self._kept(layers, plan)
 
 
+class RowMajorWorkspace(Workspace):
+    """A Workspace by which narrow networks too are trained row-major."""
+
+    may_run_across = False
+
+
+def training_kernels(network: Network) -> dict[str, type[Workspace]]:
+    """The ways to train the network, by what makes the workspace for each; the first is the backend's own choice."""
+    if not runs_across(network):
+        return {"row-major": Workspace}
+    return {"across the batch": Workspace, "row-major": RowMajorWorkspace}
+
+
 def _tables(network: Network, outputs: list[int], saved: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """The layers' table and a plan that holds no buffers yet."""
     layers = np.zeros((len(network.layers), LAYER_FIELDS), np.int64)
     for index, layer in enumerate(network.layers):
         code = ACTIVATIONS[layer.activation].code
-        y = outputs[index]
-        layers[index, :GRADIENT] = layer.inputs, layer.outputs, code, layer.w, layer.b, y, saved[index], y
+        layers[index, :GRADIENT] = layer.inputs, layer.outputs, code, layer.w, layer.b, outputs[index], saved[index]
     plan = np.zeros(PLAN_FIELDS, np.int64)
     plan[LAYERS], plan[LOSS] = len(layers), LOSSES[network.loss].code
     return layers, plan

@@ -1,0 +1,111 @@
+"""Pairs: bfloat16 as products read it, two neighbours along the sum in the place of one float32.
+
+A matrix[rows, columns] has two such copies, and a product reads the one whose pairs lie along its sum:
+
+    across[rows, ceil(columns / 2)]     neighbours in a row: A of x @ w and of dz @ w.T, and w.T itself
+    down[ceil(rows / 2), columns]       neighbours in a column: w of x @ w, and both operands of x.T @ dz
+
+An odd one out is paired with zero. Copies are made where the float32 values are in the cache anyway.
+
+A split operand (contract.HIGH) is two such matrices, the high parts and behind them along the sum the low ones: rows of
+`across` are twice as long, and `down` has twice as many.
+"""
+
+from .compile import jit
+from .phases import claim, finish
+from .simd import (
+    address_of,
+    high_part,
+    lanes,
+    load,
+    load_first,
+    pairs_of,
+    parts_of,
+    select,
+    steps_of,
+    store,
+    store_first,
+    store_first_pairs,
+    store_pairs,
+)
+
+
+@jit
+def steps_held(length, p):
+    """Elements at p that operands of sums of this length take along the sum: the steps of every part."""
+    return steps_of(length, p) * parts_of(p)
+
+
+PAIR_CHUNK = 1 << 14
+"""Elements that one chunk of `pair_matrix` rounds: 64 KiB, a few microseconds."""
+
+
+@jit
+def _part(x, part, pairs):
+    """What is to be rounded: x, or where operands are split its high part, or its low one."""
+    if parts_of(pairs) == 1:
+        return x
+    high = high_part(x)
+    if part == 0:
+        return high
+    low = x - high
+    return select(low == low, low, 0.0)
+
+
+@jit
+def _pair_rows(columns, first, second, has_second, part, across, next_across, down):
+    """A part of two rows, or of one alone, into both copies."""
+    count = lanes(first)
+    whole = columns // count * count
+    for j in range(0, whole, count):
+        upper, lower = _part(load(first + j), part, down), load_first(first, 0)
+        if has_second:
+            lower = _part(load(second + j), part, down)
+        if address_of(across) != 0:
+            store_pairs(across + j // 2, upper)
+            if has_second:
+                store_pairs(next_across + j // 2, lower)
+        if address_of(down) != 0:
+            store(down + j, pairs_of(upper, lower))
+    if whole < columns:
+        left = columns - whole
+        upper = _part(load_first(first + whole, left), part, down)
+        lower = _part(load_first(second + whole, left if has_second else 0), part, down)
+        if address_of(across) != 0:
+            store_first_pairs(across + whole // 2, upper, left)
+            if has_second:
+                store_first_pairs(next_across + whole // 2, lower, left)
+        if address_of(down) != 0:
+            store_first(down + whole, pairs_of(upper, lower), left)
+
+
+@jit
+def pair_block(i, j, rows, columns, block, block_row, height, width, across, down):
+    """Round the block at (i, j) of a matrix[height, width] into its two copies, or those whose address is not 0.
+
+    i and j are even, and so are rows and columns, but at the matrix's end.
+    """
+    across_row = steps_held(width, across)
+    for ii in range(0, rows, 2):
+        row = block + ii * block_row
+        for part in range(parts_of(down)):
+            across_at, down_at = across, down
+            if address_of(across) != 0:
+                across_at = across + ((i + ii) * across_row + part * steps_of(width, across) + j // 2)
+            if address_of(down) != 0:
+                down_at = down + ((part * steps_of(height, down) + (i + ii) // 2) * width + j)
+            next_across = across_at + across_row
+            _pair_rows(columns, row, row + block_row, ii + 1 < rows, part, across_at, next_across, down_at)
+
+
+@jit
+def pair_matrix(shared, me, rows, columns, matrix, across, down):
+    """A phase: both copies of matrix[rows, columns]."""
+    most = max(PAIR_CHUNK // max(columns, 1) // 2, 1) * 2
+    chunks = -(-rows // most)
+    chunk = claim(shared, me, chunks)
+    while chunk >= 0:
+        i = chunk * most
+        pair_block(i, 0, min(most, rows - i), columns, matrix + i * columns, columns, rows, columns, across, down)
+        chunk = claim(shared, me, chunks)
+    finish(shared, me, chunks)
