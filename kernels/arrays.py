@@ -9,8 +9,11 @@ Two kinds of caller, two rules of conversion:
 * A network takes any array-like of booleans, integers or floats and converts it to its own dtype. A float is rounded to
   nearest; a finite one beyond the dtype's range and an integer that it cannot hold exactly are refused.
 
-Either way strided, reversed, Fortran-ordered and misaligned arrays are copied and give the same bits; GPU, masked,
-sparse, object, complex, text and date arrays are refused. Samples and parameters may hold NaN and Inf, which propagate;
+Arrays on a GPU stay there: `gpu_arrays` makes device arrays of them, CuPy's, which share their memory and are judged,
+copied and converted on their own device by the same lines as NumPy's.
+
+Either way strided, reversed, Fortran-ordered and misaligned arrays are copied and give the same bits; masked, sparse,
+object, complex, text and date arrays are refused. Samples and parameters may hold NaN and Inf, which propagate;
 targets must be finite, since one NaN there would turn every weight into NaN.
 """
 
@@ -19,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.errors import ArgumentError, BackendUnavailable, DTypeError, ShapeError, require_name
+from fastmlp.errors import ArgumentError, DTypeError, ShapeError, require_name
 
-from .contract import DTYPES, LOSSES, NETWORK_DTYPES, OPTIMIZERS
+from .contract import ALL_NETWORK_DTYPES, DTYPES, LOSSES, OPTIMIZERS
+from .gpu_arrays import BRING_HOME, adopt, is_gpu_array, kind, name_of, place_of, read_only, require_one_place, shadow
 from .network import Network, Optimizer
 
 _FLOATS = tuple(np.dtype(name) for name in DTYPES)
@@ -32,13 +36,13 @@ _OVERLAP_WORK: Any = 10_000  # NumPy's stub knows 0 and -1 only
 """How hard np.shares_memory may think, 0.2 ms; what it cannot decide by then counts as overlapping."""
 
 
-def as_operand(name: str, value: Any, ndim: int = 2) -> np.ndarray:
-    """A kernel-ready input of an operation: `value` itself, or a contiguous copy.
+def as_operand(name: str, value: Any, ndim: int = 2) -> Any:
+    """A kernel-ready input of an operation: `value` itself, or a contiguous copy; a device array for one on a GPU.
 
-    Raises DTypeError unless it is a float32 or float64 ndarray, ShapeError unless it has `ndim` dimensions.
+    Raises DTypeError unless it is a float32 or float64 array, ShapeError unless it has `ndim` dimensions.
     """
     if type(value) is not np.ndarray:
-        value = _plain_ndarray(name, value)
+        value = _plain_array(name, value)
     if value.dtype not in _FLOATS:
         raise DTypeError(
             f"{name} must be float32 or float64; got {value.dtype}. Convert it: {name}.astype(np.float32)."
@@ -48,7 +52,7 @@ def as_operand(name: str, value: Any, ndim: int = 2) -> np.ndarray:
     return contiguous(value)
 
 
-def require_one_dtype(**operands: np.ndarray) -> np.dtype:
+def require_one_dtype(**operands: Any) -> np.dtype:
     """The dtype that all operands have; raises DTypeError if they differ."""
     (first, reference), *others = operands.items()
     for name, array in others:
@@ -57,64 +61,89 @@ def require_one_dtype(**operands: np.ndarray) -> np.dtype:
                 f"{name} must have the dtype of {first}, {reference.dtype}; got {array.dtype}. "
                 f"Convert one of them: {name}.astype(np.{reference.dtype})."
             )
-    return reference.dtype
+    dtype: np.dtype = reference.dtype
+    return dtype
 
 
-def require_shape(name: str, array: np.ndarray, shape: tuple[int, ...], why: str) -> None:
+def require_shape(name: str, array: Any, shape: tuple[int, ...], why: str) -> None:
     """Raises ShapeError unless array.shape is `shape`; `why` says what asks for it."""
     if array.shape != shape:
         raise ShapeError(f"{name} must have shape {shape} {why}; got {array.shape}.")
 
 
-def contiguous(array: np.ndarray) -> np.ndarray:
-    """`array` itself if it is C-contiguous and element-aligned, else a copy that is."""
+def contiguous(array: Any) -> Any:
+    """`array` itself if it is C-contiguous and element-aligned, else a copy that is, on the same device."""
     flags = array.flags
-    return array if flags.c_contiguous and flags.aligned else array.copy(order="C")
+    if type(array) is np.ndarray:
+        return array if flags.c_contiguous and flags.aligned else array.copy(order="C")
+    if flags.c_contiguous:
+        return array
+    with array.device:
+        return array.copy(order="C")
 
 
 def as_output(
     name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, Any], may_be: str | None = None
-) -> np.ndarray:
+) -> Any:
     """What the kernel writes for the caller's `out`: `out` itself, or a contiguous copy for `deliver` to bring home.
 
     `inputs` are the caller's other arrays; `out` may share memory with none of them, except that it may be exactly the
-    one named by `may_be`. Raises DTypeError for anything but an ndarray of `dtype`, ShapeError for another shape,
-    ArgumentError for a read-only, self-overlapping or overlapping one.
+    one named by `may_be`. Raises DTypeError for anything but an array of `dtype`, ShapeError for another shape,
+    ArgumentError for one that is read-only, overlaps itself or another, or lies elsewhere than the first of them.
     """
+    given = out
     if type(out) is not np.ndarray:
-        out = _plain_ndarray(name, out)
+        out = _plain_array(name, out)
     if out.dtype != dtype:
         raise DTypeError(f"{name} must have dtype {dtype}, that of the inputs; got {out.dtype}.")
     if out.shape != shape:
         raise ShapeError(f"{name} must have shape {shape}; got {out.shape}.")
-    if not out.flags.writeable:
+    writeable = out.flags.writeable if type(out) is np.ndarray else not read_only(given)
+    if not writeable:
         raise ArgumentError(f"{name} is read-only and cannot be written; pass a writable array or a copy of it.")
-    if _may_overlap_itself(out):
+    if _may_overlap_itself(shadow(out)):
         raise ArgumentError(
             f"{name} has elements that share memory (shape {out.shape}, strides {out.strides}), as a broadcast array "
             f"has; pass an array of its own: np.empty({shape}, np.{dtype})."
         )
+    place = place_of(out)
     for other, array in inputs.items():
+        if type(array) is not np.ndarray:
+            if array is None:
+                continue
+            array = _plain_array(other, array)
+        if place_of(array) != place:
+            require_one_place(**{other: array, name: out})
         if other == may_be and _same_memory(out, array):
             continue
-        if isinstance(array, np.ndarray) and _overlap(out, array):
+        if _overlap(shadow(out), shadow(array)):
             raise ArgumentError(f"{name} overlaps {other} in memory; pass a separate array or {other}.copy().")
     return contiguous(out)
 
 
-def deliver(out: Any, written: np.ndarray) -> None:
+def deliver(out: Any, written: Any) -> None:
     """Copy what the kernel wrote home to the caller's `out`, where `as_output` had to put a copy in its place."""
-    if out is not None and not _same_memory(out, written):
-        np.copyto(out, written)
+    if out is written or out is None:
+        return
+    if type(written) is np.ndarray:
+        if not _same_memory(out, written):
+            np.copyto(out, written)
+        return
+    out = adopt("out", out)
+    if not _same_memory(out, written):
+        with written.device:
+            out[...] = written
 
 
-def as_samples(name: str, value: Any, width: int, dtype: np.dtype) -> np.ndarray:
+def as_samples(name: str, value: Any, width: int, dtype: np.dtype, gpu: int | None = None) -> Any:
     """A network's input: value as a kernel-ready [n, width] array of `dtype`, a copy only where needed.
 
-    Raises DTypeError for a kind or a value that `dtype` cannot hold, ShapeError unless it is [n, width].
+    `gpu` is the device where the network computes, the current one, whose arrays stay there; None takes no GPU arrays.
+    Raises DTypeError for a kind or a value that `dtype` cannot hold, ShapeError unless it is [n, width], ArgumentError
+    for a GPU array that lies elsewhere than the network computes.
     """
     if type(value) is not np.ndarray or value.dtype != dtype:
-        value = _any_array(name, value)
+        value = _any_array(name, value, gpu)
     elif value.ndim == 2 and value.shape[1] == width:
         return contiguous(value)
     if value.ndim != 2 or value.shape[1] != width:
@@ -124,8 +153,10 @@ def as_samples(name: str, value: Any, width: int, dtype: np.dtype) -> np.ndarray
     return contiguous(_converted(name, value, dtype))
 
 
-def as_target(name: str, value: Any, n: int, network: Network) -> np.ndarray:
+def as_target(name: str, value: Any, n: int, network: Network, gpu: int | None = None) -> Any:
     """The targets of n samples, as the network's loss takes them: [n, m] of its dtype, or int64 labels [n].
+
+    `gpu` is as in `as_samples`.
 
     * mse, half_mse: finite values (n, m), or (n,) where m is 1;
     * binary_cross_entropy, binary_log_loss: the same, within [0, 1];
@@ -134,10 +165,10 @@ def as_target(name: str, value: Any, n: int, network: Network) -> np.ndarray:
 
     Raises DTypeError, ShapeError or ArgumentError naming the first offending element.
     """
-    kind, m, dtype = LOSSES[network.loss].target, network.widths[-1], network.dtype
+    takes, m, dtype = LOSSES[network.loss].target, network.widths[-1], network.dtype
     if type(value) is not np.ndarray or (value.dtype != dtype and value.dtype != _INT64):
-        value = _any_array(name, value)
-    if kind == "classes":
+        value = _any_array(name, value, gpu)
+    if takes == "classes":
         if m == 1:
             raise ArgumentError(
                 f"loss {network.loss!r} needs at least two outputs, one a class; got a network with one. For one "
@@ -148,19 +179,19 @@ def as_target(name: str, value: Any, n: int, network: Network) -> np.ndarray:
     elif value.ndim == 1 and m == 1:
         value = value[:, None]
     if value.shape != (n, m):
-        also = f", or {n} integer labels" if kind == "classes" else f", or ({n},)" if m == 1 else ""
+        also = f", or {n} integer labels" if takes == "classes" else f", or ({n},)" if m == 1 else ""
         raise ShapeError(f"{name} must have shape ({n}, {m}){also}; got {value.shape}.")
     target = contiguous(_converted(name, value, dtype))
     _require_finite(name, target)
-    if kind != "values":
+    if takes != "values":
         _require_probabilities(name, target)
-    if kind == "classes":
+    if takes == "classes":
         sums = target.sum(axis=1, dtype=np.float64)
         _refuse_where(abs(sums - 1) > 1e-3, sums, f"each row of {name} must add up to 1 within 1e-3; the sum of row")
     return target
 
 
-def _as_labels(name: str, value: np.ndarray, n: int, m: int) -> np.ndarray:
+def _as_labels(name: str, value: Any, n: int, m: int) -> Any:
     if value.dtype.kind not in "iu":
         raise DTypeError(
             f"{name} holds one value a sample, so it must be integer labels; got {value.dtype}. Convert it: "
@@ -174,18 +205,19 @@ def _as_labels(name: str, value: np.ndarray, n: int, m: int) -> np.ndarray:
     return contiguous(labels.astype(np.int64, copy=False))
 
 
-def _require_finite(name: str, array: np.ndarray) -> None:
+def _require_finite(name: str, array: Any) -> None:
     finite = np.isfinite(array)
-    if not finite.all():
+    is_all = np.count_nonzero(finite) == finite.size if type(finite) is np.ndarray else finite.all()  # 1 us sooner
+    if not is_all:
         _refuse_where(~finite, array, f"{name} must be finite; the element at")
 
 
-def _require_probabilities(name: str, array: np.ndarray) -> None:
+def _require_probabilities(name: str, array: Any) -> None:
     if array.size and (array.min() < 0 or array.max() > 1):
         _refuse_where((array < 0) | (array > 1), array, f"{name} must hold probabilities from 0 to 1; the element at")
 
 
-def _refuse_where(bad: np.ndarray, values: np.ndarray, message: str) -> None:
+def _refuse_where(bad: Any, values: Any, message: str) -> None:
     """Raises ArgumentError naming the first element where `bad`, if there is one."""
     if bad.any():
         place = np.unravel_index(int(bad.argmax()), bad.shape)
@@ -194,12 +226,12 @@ def _refuse_where(bad: np.ndarray, values: np.ndarray, message: str) -> None:
 
 
 def as_network_dtype(name: str, value: Any) -> str:
-    """A name of contract.NETWORK_DTYPES from itself or anything NumPy takes for one; raises ArgumentError otherwise."""
+    """A name of contract.ALL_NETWORK_DTYPES from itself or what NumPy takes for one; raises ArgumentError otherwise."""
     try:
         dtype = None if value is None else np.dtype(value)
     except TypeError:  # as "bfloat16" is to NumPy, unless another package has taught it
         dtype = None
-    return require_name(name, value if dtype is None else dtype.name, NETWORK_DTYPES)
+    return require_name(name, value if dtype is None else dtype.name, ALL_NETWORK_DTYPES)
 
 
 def as_integer(name: str, value: Any, minimum: int = 1) -> int:
@@ -241,12 +273,6 @@ def as_optimizer(
 
 def _refuse_foreign(name: str, value: Any) -> None:
     """Raises for the kinds of array that hold numbers this desk must not read as if they were an ndarray's."""
-    if hasattr(value, "__cuda_array_interface__"):
-        raise BackendUnavailable(
-            f"{name} is a GPU array ({type(value).__module__}.{type(value).__name__}), and this release of fastmlp "
-            f"takes arrays in the CPU's memory alone. Bring it there first, as CuPy's {name}.get() does; "
-            "backend='cuda' copies it to the GPU."
-        )
     if isinstance(value, np.ma.MaskedArray):
         raise DTypeError(
             f"{name} is a masked array; its mask would be ignored. Fill it: {name}.filled(0), or drop the masked rows."
@@ -255,7 +281,9 @@ def _refuse_foreign(name: str, value: Any) -> None:
         raise DTypeError(f"{name} is a sparse matrix ({type(value).__name__}). Make it dense: {name}.toarray().")
 
 
-def _plain_ndarray(name: str, value: Any) -> np.ndarray:
+def _plain_array(name: str, value: Any) -> Any:
+    if is_gpu_array(value):
+        return adopt(name, value)
     _refuse_foreign(name, value)
     if not isinstance(value, np.ndarray):
         raise DTypeError(
@@ -264,19 +292,39 @@ def _plain_ndarray(name: str, value: Any) -> np.ndarray:
     return value.view(np.ndarray)
 
 
-def _any_array(name: str, value: Any) -> np.ndarray:
-    _refuse_foreign(name, value)
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ShapeError(f"{name} must be a rectangular array: {error}.") from None
+def _any_array(name: str, value: Any, gpu: int | None) -> Any:
+    array = _on_gpu(name, value, gpu) if is_gpu_array(value) else _on_host(name, value)
     if array.dtype.kind not in "biuf":
         cure = f"Take a part: {name}.real" if array.dtype.kind == "c" else f"Convert it: {name}.astype(np.float32)"
         raise DTypeError(f"{name} must hold booleans, integers or floats; got dtype {array.dtype}. {cure}.")
     return array
 
 
-def _converted(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _on_gpu(name: str, value: Any, gpu: int | None) -> Any:
+    home = BRING_HOME.format(name=name)
+    if gpu is None:
+        raise ArgumentError(
+            f"{name} is a GPU array ({kind(value)}), and the network computes in the CPU's memory; have it compute on "
+            f"the GPU with net.to('cuda'), or {home}."
+        )
+    array = adopt(name, value)
+    if place_of(array) != gpu:
+        raise ArgumentError(
+            f"{name} lies {name_of(place_of(array))} and the network computes {name_of(gpu)}; copy it there, as "
+            f"cupy.asarray({name}) does while that device is the current one, or {home}."
+        )
+    return array
+
+
+def _on_host(name: str, value: Any) -> np.ndarray:
+    _refuse_foreign(name, value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{name} must be a rectangular array: {error}.") from None
+
+
+def _converted(name: str, array: Any, dtype: np.dtype) -> Any:
     """`array` in `dtype`; raises DTypeError for a value that cannot be held."""
     if array.dtype == dtype:
         return array
@@ -303,7 +351,7 @@ def _converted(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return converted
 
 
-def _rank_hint(name: str, value: np.ndarray, width: int) -> str:
+def _rank_hint(name: str, value: Any, width: int) -> str:
     if value.ndim != 1:
         return ""
     if value.size == width:
@@ -313,10 +361,11 @@ def _rank_hint(name: str, value: np.ndarray, width: int) -> str:
 
 def _same_memory(a: Any, b: Any) -> bool:
     """Whether two arrays are the same elements in the same places."""
-    return a is b or (
-        isinstance(a, np.ndarray)
-        and isinstance(b, np.ndarray)
-        and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+    if a is b:
+        return True
+    a, b = shadow(a), shadow(b)
+    return bool(
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
         and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
     )
 

@@ -10,13 +10,20 @@ from types import ModuleType
 from fastmlp.errors import BackendUnavailable, require_name
 
 from . import gpu
+from .ceilings import Ceilings
+from .cores import get_num_threads, usable_cores
+from .crossover import Crossover
+from .network import Network
 
 BACKENDS = ("numpy", "cpu", "cuda")
 
-_FOLDERS = {"numpy": ".reference", "cpu": ".cpu", "cuda": ".cuda"}
+USUAL_BATCH = 128
+"""Rows of the batches for which "auto" chooses: those that `fit` takes unless it is told, for nothing is known yet."""
 
-BFLOAT16 = "emulated: rounded operands, float32 arithmetic"
-"""How networks of dtype bfloat16 run, on the backends that run them: cpu and numpy."""
+LEAST_GAIN = 1.1
+"""Less does not make "auto" leave its rule."""
+
+_FOLDERS = {"numpy": ".reference", "cpu": ".cpu", "cuda": ".cuda"}
 
 
 def load(name: str) -> ModuleType:
@@ -32,28 +39,85 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def resolve(name: str) -> tuple[str, ModuleType]:
-    """The chosen backend's name and module; "auto" is "cpu", or "numpy" where Numba cannot be imported.
+def resolve(name: str, network: Network | None = None) -> tuple[str, ModuleType]:
+    """The chosen backend's name and module; what "auto" is, for a `network` or at all, says `automatic`.
 
-    `status()["cpu"]` says why "auto" did not choose "cpu". Raises as `load`.
+    Raises as `load`.
     """
-    if name == "auto":
-        module, _ = _attempt("cpu")
-        if module is not None:
-            return "cpu", module
-        name = "numpy"
-    else:
-        require_name("backend", name, ("auto", *BACKENDS))
+    name = automatic(network)[0] if name == "auto" else require_name("backend", name, ("auto", *BACKENDS))
     return name, load(name)
 
 
-def require_dtype(name: str, dtype: str) -> None:
-    """Raises BackendUnavailable for a dtype of networks that the backend has no kernels for."""
-    if name == "cuda" and dtype == "bfloat16":
+def automatic(network: Network | None = None) -> tuple[str, str]:
+    """The name that "auto" stands for, and why.
+
+    By rule "cpu", or "numpy" where Numba cannot be imported. For a network like which this machine has been measured
+    (crossover.py), in batches of USUAL_BATCH, the backend that took the least time by itself, if it is LEAST_GAIN times
+    as fast as the rule's and that is more than the spread of the two. For float16, which "cpu" lacks, "numpy".
+    """
+    if network is not None and network.float16:
+        return "numpy", "'cpu' has no kernels for float16"
+    absent = _attempt("cpu")[1]
+    if absent is not None:
+        return "numpy", f"'cpu' cannot run here: {absent}"
+    cell = None if network is None else crossover().nearest(network, USUAL_BATCH)
+    ruled = None if cell is None else cell.usual("cpu")
+    others = [] if cell is None else [each for each in cell.contenders if each.usual and each.backend != "cpu"]
+    other = next((each for each in others if can_run(each.backend)), None)
+    if cell is None or ruled is None or other is None:
+        return "cpu", "by rule: no measurement of such a network is kept; fastmlp bench --suite crossover makes them"
+    gain, noise = ruled.us / other.us, ruled.iqr / ruled.us + other.iqr / other.us
+    where = f"measured here at width {cell.width}, batch {cell.batch_size}"
+    if gain > max(LEAST_GAIN, 1 + noise):
+        return other.backend, f"{where}: {gain:.3g} times as fast as cpu"
+    return "cpu", f"{where}: {1 / gain:.3g} times as fast as {other.backend}"
+
+
+def can_run(name: str) -> bool:
+    """Whether `load` gives this backend, in this process and now."""
+    try:
+        load(name)
+    except BackendUnavailable:
+        return False
+    return True
+
+
+@functools.cache
+def crossover() -> Crossover:
+    """What has been measured on this machine, kept from process to process where there is a folder for it."""
+    module, _ = _attempt("cpu")
+    return Crossover(None if module is None else module.machine_file("crossover"))
+
+
+def require_dtype(name: str, dtype: str, precision: str = "highest") -> None:
+    """Raises BackendUnavailable for a dtype or a precision of networks that the backend has no kernels for here."""
+    unavailable = getattr(load(name), "UNAVAILABLE", None)
+    if unavailable is not None and (dtype == "bfloat16" or precision == "high"):
         raise BackendUnavailable(
-            "backend 'cuda' has no kernels for dtype 'bfloat16' in this release; it runs 'float32' and 'float64', and "
-            "backend='cpu' or 'numpy' emulates 'bfloat16'."
+            f"backend {name!r} cannot multiply bfloat16 as told: {unavailable}. Without that variable it takes the "
+            "best way that there is."
         )
+    if name == "cpu" and dtype == "float16":
+        raise BackendUnavailable(
+            "backend 'cpu' has no kernels for dtype 'float16': backend='cuda' has, and backend='numpy' emulates it. "
+            "dtype='bfloat16' runs on every backend."
+        )
+    others = "backend='numpy'" if dtype == "float16" else "backend='cpu' or 'numpy'"
+    if name == "cuda" and dtype in ("bfloat16", "float16") and (reason := load(name).why_no_tensor_cores()) is not None:
+        raise BackendUnavailable(
+            f"backend 'cuda' cannot run dtype {dtype!r} here: {reason}. {others} runs it on the processor."
+        )
+
+
+def ceilings(name: str) -> Ceilings | None:
+    """What the backend's machine reaches at most; None where the backend does not measure it. Raises as `load`."""
+    measured = getattr(load(name), "ceilings", None)
+    return None if measured is None else measured()
+
+
+def threads(name: str, asked: int | None = None) -> int:
+    """How many threads the backend may use; where it does not count its own, what was `asked` for, else every core."""
+    return get_num_threads() if hasattr(load(name), "threads_for") else asked or usable_cores()
 
 
 def status() -> dict[str, str | None]:

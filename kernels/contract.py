@@ -12,8 +12,15 @@ from itertools import pairwise
 DTYPES = ("float32", "float64")
 """Element types of arrays."""
 
+REFUSED, JUDGED, DONE = range(3)
+"""What a backend's `direct_matmul` says of its arrays: the desk has to judge them, and nothing has been written; they
+are as a kernel may assume, and `matmul` is to multiply them; they have been multiplied."""
+
 NETWORK_DTYPES = (*DTYPES, "bfloat16")
-"""Element types of a network: an array's, or BFLOAT16."""
+"""Element types of a network that every backend runs: an array's, or BFLOAT16."""
+
+ALL_NETWORK_DTYPES = (*NETWORK_DTYPES, "float16")
+"""Besides them FLOAT16, which the CPU's kernels lack."""
 
 BFLOAT16 = """The dtype of a network whose arrays are all float32, and so are its biases, activations and their
 derivatives, loss, gradients and optimiser. Only the operands of its products are rounded, each time they are used:
@@ -26,12 +33,61 @@ derivatives, loss, gradients and optimiser. Only the operands of its products ar
 0xffff0000. Subnormals follow the same rule, Inf stays Inf, values of at least 2^128 - 2^119 become Inf; a NaN stays
 NaN: (u | 0x00400000) & 0xffff0000. A product of two such values is exact in float32 unless it leaves its range, and
 sums are float32's, so a product's error bound is OPERATIONS', with eps of float32, against float64 on rounded operands.
+
+Instructions for bfloat16 add two products at once, in any order and with at most one rounding each, take what is
+subnormal for zero, before it is rounded too, and give zero for sums that are: over k products the bound is then
+SMALLEST_NORMAL * (k + sum |x| + sum |w|) wider, x and w being the operands. EMULATED says that none are at work.
+The derivatives of relu and leaky_relu may be taken from their rounded output: at one that this makes zero, at 0.
 Through several layers two backends may differ by more: a last bit of float32 can turn the rounding of an element."""
 
 
+FLOAT16 = """The dtype of a network as BFLOAT16, but the operands of its products are rounded to float16, the nearest,
+ties to even: 11 significant bits, but few powers of two. What is at least 65,520 becomes Inf, what is at most 2^-25
+becomes 0, and what is below 2^-14 a multiple of 2^-24.
+
+Samples, activations and weights are rounded as they are. Gradients of a mean over n rows would be lost: dz is rounded
+times s, the largest power of two that is not greater than n, and what is made of it is divided by s:
+
+    input gradient   dx = round(s dz) @ round(w).T / s        weight gradient  dw = round(x).T @ round(s dz) / s
+
+Nothing else is scaled: a sample's own gradient, s dz nearly, is lost below 2^-25; from 65,520 on it is Inf, and then
+the weights are NaN or Inf. Where that happens bfloat16, which has float32's range, is the dtype to take. Backends may
+keep dx times s from layer to layer."""
+
+EMULATED = "emulated: rounded operands, float32 arithmetic"
+"""How products of bfloat16 run where no instruction multiplies it."""
+
+SMALLEST_NORMAL = 2.0**-126
+"""Of float32 and of bfloat16: what is nearer to zero is subnormal."""
+
+
+PRECISIONS = ("highest", "high")
+"""Of the products of float32: its own multiply-adds, or HIGH."""
+
+HIGH = """What precision "high" permits the products of float32, in a network BFLOAT16's three. Each operand is split in
+two bfloat16,
+
+    high = round(x)    towards zero where that would be beyond bfloat16's largest; NaN where x is Inf
+    low = round(x - high), or 0 where high is NaN
+
+and a product is the sum of three: high(x) high(w) + high(x) low(w) + low(x) high(w). The error against float64 is at
+most (HIGH_ERROR + 3 error_factor * length * eps) * magnitude, with OPERATIONS' letters, for |x - high - low| is at
+most 2^-17 |x| and |low(x) low(w)| is at most 2^-16 |x| |w|. Where operands or sums are so small that their parts are
+subnormal, it may be 3 SMALLEST_NORMAL (k + sum |x| + sum |w|) more. Operands that are small integers give exact sums.
+
+A backend may do better, and computes in float32 where that is faster; its HIGH says which. What it does depends on the
+processor, the environment and the shapes, never on a measurement: the same bits on every run."""
+
+HIGH_ERROR = 2.0**-15
+"""Of a product of precision "high", relative to the product of the operands' absolute values."""
+
+HIGH_IN_FLOAT32 = "float32's own multiply-adds, which are faster here than three products of bfloat16 parts"
+"""How a backend says that it never splits."""
+
+
 def array_dtype(dtype: str) -> str:
-    """The element type of the arrays of a network of this dtype."""
-    return "float32" if dtype == "bfloat16" else dtype
+    """The element type of the arrays of a network of this dtype; "high" stands for float32 of that precision."""
+    return "float32" if dtype in ("bfloat16", "float16", "high") else dtype
 
 
 ALIGNMENT = 64
@@ -233,3 +289,79 @@ def forward_flops(widths: tuple[int, ...], n: int) -> int:
     """FLOPs of one forward pass on n rows."""
     flops = OPERATIONS["linear_forward"].flops
     return sum(flops(n, k, m) for k, m in pairwise(widths))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One layer in a step on n rows: x[n, k] @ w[k, m].
+
+    `item` is the bytes of an element, `operand` of one that products read, `target` of a row of the network's target.
+    `derives` says that the layer's activation has a derivative other than 1, `saves_z` that its argument is kept.
+    `slots` is how many arrays the optimiser keeps, `is_first` that no gradient of x is needed.
+    """
+
+    n: int
+    k: int
+    m: int
+    item: int
+    operand: int
+    target: int
+    derives: bool
+    saves_z: bool
+    slots: int
+    is_first: bool
+
+
+@dataclass(frozen=True)
+class StepPhase:
+    """A kind of work in a training step: what it does, its FLOPs and the bytes that it must move at least.
+
+    The FLOPs of all phases of a step add up to `step_flops`. Bytes count each operand once, wherever it lies; None
+    where they depend on how a backend goes about it.
+    """
+
+    does: str
+    flops: Callable[[Sizes], int] = lambda s: 0
+    bytes: Callable[[Sizes], int] | None = None
+
+
+STEP_PHASES = {
+    "gather": StepPhase(
+        "the batch's rows and targets brought together",
+        bytes=lambda s: 2 * s.n * (s.k * s.item + s.target) if s.is_first else 0,
+    ),
+    "rounding": StepPhase("operands rounded to bfloat16"),
+    "forward": StepPhase(
+        "x @ w + b",
+        lambda s: 2 * s.n * s.k * s.m + s.n * s.m,
+        lambda s: (s.n * s.k + s.k * s.m + s.n * s.m) * s.operand + s.m * s.item,
+    ),
+    "activation": StepPhase("y = activation(z)", bytes=lambda s: s.n * s.m * s.item if s.saves_z else 0),
+    "loss": StepPhase("J and its gradient", bytes=lambda s: 2 * s.n * s.m * s.item + s.n * s.target),
+    "input gradient": StepPhase(
+        "dz @ w.T",
+        lambda s: 0 if s.is_first else 2 * s.n * s.k * s.m,
+        lambda s: 0 if s.is_first else (s.n * s.m + s.k * s.m + s.n * s.k) * s.operand,
+    ),
+    "derivative": StepPhase("dz = dy * activation'(saved)", bytes=lambda s: s.n * s.m * s.operand if s.derives else 0),
+    "weight gradient": StepPhase(
+        "x.T @ dz, and dz summed",
+        lambda s: 2 * s.n * s.k * s.m + s.n * s.m,
+        lambda s: (s.n * s.k + s.n * s.m) * s.operand,
+    ),
+    "optimizer": StepPhase(
+        "w, b and the optimiser's memory stepped",
+        lambda s: 2 * (s.k + 1) * s.m,
+        lambda s: 2 * (1 + s.slots) * (s.k + 1) * s.m * s.item,
+    ),
+    "packing": StepPhase("operands of products copied to panels: see PACKED"),
+    "penalty": StepPhase("L2 of the weights", bytes=lambda s: s.k * s.m * s.item),
+}
+"""The kinds of work in a training step, as timeline.py tells them apart by their places here."""
+
+PACKED: dict[str, Callable[[Sizes], int]] = {
+    "forward": lambda s: 2 * s.k * s.m * s.operand,
+    "input gradient": lambda s: 2 * s.k * s.m * s.operand,
+    "weight gradient": lambda s: 2 * s.n * s.m * s.operand,
+}
+"""Bytes that copying the second operand of a product moves, w or dz: each element is read once and written once."""

@@ -23,10 +23,12 @@ def get_num_threads() -> int:
     FASTMLP_NUM_THREADS said at the first call, else every core this process may use. Raises ArgumentError for a
     variable that is no such number.
     """
-    count = _chosen_here.get() or _chosen
-    if count is not None:
-        return count
-    return _from_environment() or min(usable_cores(), MAX_THREADS)
+    return told() or min(usable_cores(), MAX_THREADS)
+
+
+def told() -> int | None:
+    """The threads that were asked for in one of these ways; raises as `get_num_threads`."""
+    return _chosen_here.get() or _chosen or _from_environment()
 
 
 @functools.cache

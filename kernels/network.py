@@ -5,7 +5,7 @@ Also the buffers of a backend that goes through it layer by layer.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,15 +23,15 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: np.dtype | type) -> np.nd
 
 def new_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A C-contiguous array of anything, for a result; aligned as `aligned_zeros` once that is worth its 3 us."""
-    size = math.prod(shape) * dtype.itemsize
-    if size < 1 << 18:
-        return np.empty(shape, dtype)
-    return _aligned(np.empty(size + ALIGNMENT, np.uint8), shape, dtype)
+    array = np.empty(shape, dtype)
+    if array.nbytes < 1 << 18:
+        return array
+    return _aligned(np.empty(array.nbytes + ALIGNMENT, np.uint8), shape, dtype)
 
 
 def _aligned(raw: np.ndarray, shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """The part of `raw`, which has ALIGNMENT bytes more than it needs, that begins on a multiple of ALIGNMENT."""
-    start = -raw.ctypes.data % ALIGNMENT
+    start = -raw.__array_interface__["data"][0] % ALIGNMENT
     return raw[start : start + raw.size - ALIGNMENT].view(dtype).reshape(shape)
 
 
@@ -54,7 +54,8 @@ class Layer(NamedTuple):
 class Network:
     """Widths (input first), one activation a layer, loss and element type; hashable, without any weights.
 
-    `bfloat16`, for float32 only: the operands of every product are rounded as contract.BFLOAT16 says.
+    For float32 only: `bfloat16` and `float16`, the operands of every product are rounded as contract.BFLOAT16 and
+    FLOAT16 say; `high`, its products may be as contract.HIGH says.
     """
 
     widths: tuple[int, ...]
@@ -62,11 +63,32 @@ class Network:
     loss: str
     dtype: np.dtype
     bfloat16: bool = False
+    high: bool = False
+    float16: bool = False
 
     @property
     def dtype_name(self) -> str:
-        """The element type by the name that a user gives: a name of contract.NETWORK_DTYPES."""
-        return "bfloat16" if self.bfloat16 else self.dtype.name
+        """The element type by the name that a user gives: a name of contract.ALL_NETWORK_DTYPES."""
+        return "bfloat16" if self.bfloat16 else "float16" if self.float16 else self.dtype.name
+
+    @property
+    def arithmetic(self) -> str:
+        """What the products are done in, as `Ceilings.peak` knows it: the dtype, or "high"."""
+        return "high" if self.high else self.dtype_name
+
+    @property
+    def precision(self) -> str:
+        """A name of contract.PRECISIONS."""
+        return "high" if self.high else "highest"
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the operands of products are rounded to 16 bits."""
+        return self.bfloat16 or self.float16
+
+    def delta_scale(self, n: int) -> float:
+        """What a batch's dz[n, m] is multiplied by before it is rounded: contract.FLOAT16's s, else 1."""
+        return 2.0 ** (n.bit_length() - 1) if self.float16 and n > 0 else 1.0
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -114,6 +136,10 @@ class Optimizer:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+
+    def shared(self, rows: float) -> "Optimizer":
+        """The rule with its L2 shared out among the rows of a batch, or among the sum of their weights."""
+        return replace(self, l2=self.l2 / rows)
 
     @property
     def slots(self) -> int:

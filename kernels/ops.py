@@ -4,16 +4,26 @@ Letters: x[n, k] @ w[k, m] + b[m] -> y[n, m], row-major; weights are (in, out). 
 all float64; any of n, k and m may be 0. Inputs may be strided, reversed, Fortran-ordered, misaligned or read-only; that
 costs a copy and changes no bit. `backend` is "auto" (the fastest that can run here), "cpu", "numpy" or "cuda".
 
-Every operation raises DTypeError (not an ndarray, a dtype of another kind, or two dtypes), ShapeError (a rank or a
-dimension that does not fit), ArgumentError (an unknown name, or an output that is read-only or overlaps another array)
-and BackendUnavailable (a backend asked for by name that cannot run here), all before anything is written.
+Arrays on a CUDA GPU (CuPy's; PyTorch's, JAX's, Numba's and any other with DLPack or `__cuda_array_interface__`) are
+computed on by the backend "cuda", which "auto" is for them: where they lie, without a copy, on their device and CuPy's
+current stream for it. Work of another library on a stream of its own is waited for where DLPack says so; what is
+written to its `out` is complete once CuPy's stream is. New results are arrays of the kind of the first array, or CuPy's
+where that library takes no DLPack. NumPy arrays with backend="cuda" travel to the current device and back.
+
+Every operation raises DTypeError (not an array, a dtype of another kind, or two dtypes), ShapeError (a rank or a
+dimension that does not fit), ArgumentError (an unknown name, arrays in two places, or an output that is read-only or
+overlaps another array), BackendUnavailable (a backend asked for by name that cannot run here) and DeviceMemoryError (a
+GPU whose memory is full), all before anything is written.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
 
-from fastmlp.errors import ArgumentError, ShapeError, require_name
+from fastmlp.errors import ArgumentError, DTypeError, ShapeError, require_name
 
 from .arrays import (
     as_integer,
@@ -24,20 +34,26 @@ from .arrays import (
     require_one_dtype,
     require_shape,
 )
-from .backend import resolve
-from .contract import ACTIVATIONS
-from .network import aligned_zeros, new_array
+from .backend import require_dtype, resolve
+from .contract import ACTIVATIONS, JUDGED, PRECISIONS, REFUSED
+from .gpu_arrays import BRING_HOME, HOST, Home, home_of, is_gpu_array, kind, require_one_place
+from .network import new_array
+
+_Array = TypeVar("_Array")
+"""NumPy's array, or any on a GPU: what goes in comes out."""
 
 
 def matmul(
-    a: np.ndarray,
-    b: np.ndarray,
-    out: np.ndarray | None = None,
+    a: _Array,
+    b: _Array,
+    out: _Array | None = None,
     *,
     transpose_a: bool = False,
     transpose_b: bool = False,
+    dtype: str | None = None,
+    precision: str = "highest",
     backend: str = "auto",
-) -> np.ndarray:
+) -> _Array:
     """The matrix product a @ b, a.T @ b or a @ b.T.
 
     Args:
@@ -46,16 +62,30 @@ def matmul(
         out: (n, m), written and returned; it may overlap neither a nor b. None allocates it.
         transpose_a: Take a.T, without a copy.
         transpose_b: Take b.T, without a copy.
+        dtype: None for that of a and b; "bfloat16", for float32 ones, rounds them first (contract.BFLOAT16).
+        precision: Of the product of float32 arrays: "highest", or "high", which permits the error of contract.HIGH for
+            speed where the backend can make use of it.
         backend: See the module.
 
     Returns:
         (n, m), zeros where k is 0.
     """
-    module = resolve(backend)[1]
+    direct = None
+    if dtype is None and precision == "highest" and type(backend) is str and backend in ("auto", "cpu"):
+        direct = _direct_matmul()
+    if direct is not None:
+        result: Any = _empty_product(a, b, transpose_a, transpose_b) if out is None else out
+        said = direct(a, b, result, transpose_a, transpose_b)
+        if said == JUDGED:
+            resolve("cpu")[1].matmul(a, b, result, transpose_a, transpose_b)
+        if said != REFUSED:
+            return result
+    name, module, home = _resolved(backend, "a", a)
     a_, b_ = as_operand("a", a), as_operand("b", b)
-    dtype = a_.dtype
-    if b_.dtype != dtype:
-        require_one_dtype(a=a_, b=b_)
+    element = _alike(a=a_, b=b_)
+    parts = 0
+    if dtype is not None or precision != "highest":
+        parts = _parts(name, dtype, precision, element)
     n, k = a_.shape
     k_b, m = b_.shape
     if transpose_a:
@@ -67,12 +97,49 @@ def matmul(
             f"the inner dimensions of a and b must agree; got {k} and {k_b}, from a {a_.shape}"
             f"{' transposed' if transpose_a else ''} and b {b_.shape}{' transposed' if transpose_b else ''}."
         )
-    out_ = _output("out", out, (n, m), dtype, {"a": a, "b": b})
-    module.matmul(a_, b_, out_, bool(transpose_a), bool(transpose_b))
-    return _returned(out, out_)
+    out_ = _output("out", out, (n, m), element, {"a": a, "b": b}, home)
+    if parts == 0:
+        module.matmul(a_, b_, out_, bool(transpose_a), bool(transpose_b))
+    else:
+        module.matmul(a_, b_, out_, bool(transpose_a), bool(transpose_b), parts)
+    return _returned(out, out_, home)
 
 
-def bias_add(x: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, *, backend: str = "auto") -> np.ndarray:
+@functools.cache
+def _direct_matmul() -> Callable[[Any, Any, Any, Any, Any], int] | None:
+    """The CPU backend's `direct_matmul`; None where it offers none or "auto" is another backend."""
+    name, module = resolve("auto")
+    return module.direct_matmul() if name == "cpu" else None
+
+
+def _empty_product(a: Any, b: Any, transpose_a: Any, transpose_b: Any) -> np.ndarray | None:
+    """An array for the product of two matrices; None where the desk would have something to say."""
+    if type(a) is not np.ndarray or type(b) is not np.ndarray or a.ndim != 2 or b.ndim != 2 or a.itemsize > 8:
+        return None
+    n, k = a.shape
+    k_b, m = b.shape
+    if transpose_a:
+        n, k = k, n
+    if transpose_b:
+        k_b, m = m, k_b
+    return new_array((n, m), a.dtype) if k == k_b else None
+
+
+def _parts(backend: str, dtype: str | None, precision: str, element: np.dtype) -> int:
+    """In how many parts of bfloat16 a product takes its operands of this kind; 0: as they are."""
+    if dtype is not None:
+        require_name("dtype", dtype, ("bfloat16",))
+    require_name("precision", precision, PRECISIONS)
+    asked = "dtype 'bfloat16'" if dtype is not None else f"precision {precision!r}"
+    if element != np.float32:
+        raise DTypeError(f"{asked} takes float32 arrays; got {element}. Convert them with astype(np.float32).")
+    if dtype is not None and precision != "highest":
+        raise ArgumentError(f"precision {precision!r} does not go with dtype {dtype!r}; drop one of them.")
+    require_dtype(backend, dtype or "float32", precision)
+    return 1 if dtype is not None else 2
+
+
+def bias_add(x: _Array, b: _Array, out: _Array | None = None, *, backend: str = "auto") -> _Array:
     """Add b to every row of x.
 
     Args:
@@ -84,16 +151,17 @@ def bias_add(x: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, *, bac
     Returns:
         (n, m).
     """
-    module = resolve(backend)[1]
+    _, module, home = _resolved(backend, "x", x)
     x_, b_ = as_operand("x", x), as_operand("b", b, ndim=1)
-    dtype = require_one_dtype(x=x_, b=b_)
-    require_shape("b", b_, x_.shape[1:], f"to be added to the rows of x {x_.shape}")
-    out_ = _output("out", out, x_.shape, dtype, {"x": x, "b": b}, may_be="x")
+    dtype = _alike(x=x_, b=b_)
+    if b_.shape != x_.shape[1:]:
+        require_shape("b", b_, x_.shape[1:], f"to be added to the rows of x {x_.shape}")
+    out_ = _output("out", out, x_.shape, dtype, {"x": x, "b": b}, home, may_be="x")
     module.bias_add(x_, b_, out_)
-    return _returned(out, out_)
+    return _returned(out, out_, home)
 
 
-def mse(y: np.ndarray, t: np.ndarray, gradient: np.ndarray | None = None, *, backend: str = "auto") -> float:
+def mse(y: _Array, t: _Array, gradient: _Array | None = None, *, backend: str = "auto") -> float:
     """The mean squared error, the mean over all elements of (y - t)^2.
 
     Args:
@@ -106,9 +174,9 @@ def mse(y: np.ndarray, t: np.ndarray, gradient: np.ndarray | None = None, *, bac
     Returns:
         The value; NaN, without a warning, where n m is 0.
     """
-    module = resolve(backend)[1]
+    _, module, _ = _resolved(backend, "y", y)
     y_, t_ = as_operand("y", y), as_operand("t", t)
-    dtype = require_one_dtype(y=y_, t=t_)
+    dtype = _alike(y=y_, t=t_)
     require_shape("t", t_, y_.shape, "as y has")
     if gradient is None:
         return module.mse(y_, t_)
@@ -119,15 +187,15 @@ def mse(y: np.ndarray, t: np.ndarray, gradient: np.ndarray | None = None, *, bac
 
 
 def linear_forward(
-    x: np.ndarray,
-    w: np.ndarray,
-    b: np.ndarray,
+    x: _Array,
+    w: _Array,
+    b: _Array,
     activation: str = "identity",
-    out: np.ndarray | None = None,
-    preactivation: np.ndarray | None = None,
+    out: _Array | None = None,
+    preactivation: _Array | None = None,
     *,
     backend: str = "auto",
-) -> np.ndarray:
+) -> _Array:
     """One linear layer and its activation: y = activation(x @ w + b).
 
     Args:
@@ -143,10 +211,10 @@ def linear_forward(
     Returns:
         y, (n, m).
     """
-    module = resolve(backend)[1]
+    _, module, home = _resolved(backend, "x", x)
     require_name("activation", activation, ACTIVATIONS)
     x_, w_, b_ = as_operand("x", x), as_operand("w", w), as_operand("b", b, ndim=1)
-    dtype = require_one_dtype(x=x_, w=w_, b=b_)
+    dtype = _alike(x=x_, w=w_, b=b_)
     _require_layer(x_, w_, b_)
     shape = len(x_), w_.shape[1]
     inputs = {"x": x, "w": w, "b": b}
@@ -154,19 +222,19 @@ def linear_forward(
     if preactivation is not None:
         z_ = as_output("preactivation", preactivation, shape, dtype, inputs)
         inputs["preactivation"] = preactivation
-    out_ = _output("out", out, shape, dtype, inputs)
+    out_ = _output("out", out, shape, dtype, inputs, home)
     module.linear_forward(x_, w_, b_, out_, z_, activation)
     if z_ is not None:
         deliver(preactivation, z_)
-    return _returned(out, out_)
+    return _returned(out, out_, home)
 
 
 def linear_backward_update(
-    x: np.ndarray,
-    w: np.ndarray,
-    b: np.ndarray,
-    saved: np.ndarray,
-    dy: np.ndarray,
+    x: _Array,
+    w: _Array,
+    b: _Array,
+    saved: _Array,
+    dy: _Array,
     *,
     activation: str = "identity",
     optimizer: str = "sgd",
@@ -176,12 +244,12 @@ def linear_backward_update(
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
-    state: np.ndarray | None = None,
+    state: _Array | None = None,
     updates: int = 1,
-    dx: np.ndarray | None = None,
+    dx: _Array | None = None,
     want_dx: bool = True,
     backend: str = "auto",
-) -> np.ndarray | None:
+) -> _Array | None:
     """One linear layer backward: the gradient by its input, and its parameters stepped by the optimiser in place.
 
     With dz = dy * activation'(saved), the gradients are dw = x.T @ dz, db = the sum of dz over the rows, and
@@ -214,13 +282,13 @@ def linear_backward_update(
 
     Of w, b, state and dx none may overlap another array.
     """
-    module = resolve(backend)[1]
+    _, module, home = _resolved(backend, "x", x)
     require_name("activation", activation, ACTIVATIONS)
     rule = as_optimizer(optimizer, learning_rate, l2, momentum, beta1, beta2, epsilon)
     updates = as_integer("updates", updates)
     x_, w_, b_ = as_operand("x", x), as_operand("w", w), as_operand("b", b, ndim=1)
     saved_, dy_ = as_operand("saved", saved), as_operand("dy", dy)
-    dtype = require_one_dtype(x=x_, w=w_, b=b_, saved=saved_, dy=dy_)
+    dtype = _alike(x=x_, w=w_, b=b_, saved=saved_, dy=dy_)
     _require_layer(x_, w_, b_)
     n, (k, m) = len(x_), w_.shape
     for name, array in (("saved", saved_), ("dy", dy_)):
@@ -242,37 +310,73 @@ def linear_backward_update(
     }
     dx_ = written.get("dx")
     if dx_ is None and want_dx:
-        dx_ = new_array((n, k), dtype)
+        dx_ = home.new((n, k), dtype)
     state_ = written.get("state")
     if state_ is None:
-        state_ = aligned_zeros(shapes["state"], dtype)
-    dz = new_array((n, m), dtype)
+        state_ = home.new(shapes["state"], dtype)  # of no elements
+    dz = home.new((n, m), dtype)
     module.linear_backward_update(
         x_, written["w"], written["b"], saved_, dy_, dz, dx_, activation, rule, state_, updates
     )
     for name, array in written.items():
         deliver(arrays[name], array)
-    return _returned(dx, dx_)
+    return _returned(dx, dx_, home)
 
 
-def _require_layer(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> None:
+def _resolved(backend: str, first: str, value: Any) -> tuple[str, ModuleType, Home]:
+    """The backend's name and module, and the home of the results: where the first array lies."""
+    if type(value) is np.ndarray or not is_gpu_array(value):
+        return *resolve(backend), HOST
+    if backend not in ("auto", "cuda"):
+        resolve(backend)
+        raise ArgumentError(
+            f"{first} is a GPU array ({kind(value)}), and backend {backend!r} computes in the CPU's memory; leave "
+            f"backend out, or {BRING_HOME.format(name=first)}."
+        )
+    home = home_of(first, value)
+    return *resolve("cuda"), home
+
+
+def _alike(**operands: Any) -> np.dtype:
+    """The dtype of all operands, which all lie in one place; raises DTypeError or ArgumentError where they differ."""
+    first, *others = operands.values()
+    dtype: np.dtype = first.dtype
+    if type(first) is np.ndarray:
+        for each in others:
+            if each.dtype is not dtype or type(each) is not np.ndarray:
+                break
+        else:
+            return dtype
+    dtype = require_one_dtype(**operands)
+    require_one_place(**operands)
+    return dtype
+
+
+def _require_layer(x: Any, w: Any, b: Any) -> None:
     if x.shape[1] != w.shape[0]:
         raise ShapeError(
             f"x must have as many columns as w has rows; got x {x.shape} and w {w.shape}, which is (in, out)."
         )
-    require_shape("b", b, w.shape[1:], f"for w {w.shape}")
+    if b.shape != w.shape[1:]:  # the words cost more than the comparison
+        require_shape("b", b, w.shape[1:], f"for w {w.shape}")
 
 
 def _output(
-    name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, Any], may_be: str | None = None
-) -> np.ndarray:
+    name: str,
+    out: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    inputs: dict[str, Any],
+    home: Home,
+    may_be: str | None = None,
+) -> Any:
     """`out` as the kernel may write it, allocated if the caller gave none."""
-    return new_array(shape, dtype) if out is None else as_output(name, out, shape, dtype, inputs, may_be)
+    return home.new(shape, dtype) if out is None else as_output(name, out, shape, dtype, inputs, may_be)
 
 
-def _returned(out: Any, written: Any) -> Any:
-    """What the caller gets: the array given, brought up to date, or the one allocated."""
+def _returned(out: Any, written: Any, home: Home) -> Any:
+    """What the caller gets: the array given, brought up to date, or the one allocated, as the caller's kind."""
     if out is None:
-        return written
+        return None if written is None else home.give(written)
     deliver(out, written)
     return out

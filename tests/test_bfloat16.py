@@ -1,6 +1,7 @@
 """dtype bfloat16: what is rounded and how, over all backends, against an oracle in float64."""
 
 import copy
+import importlib
 import pickle
 import warnings
 from dataclasses import replace
@@ -11,14 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import data, fill, gaps, network, wide
-from rulings import assert_bounded, assert_same_bits, assert_same_special_values, small_integers
+from rulings import (
+    assert_bounded,
+    assert_no_worse,
+    assert_same_bits,
+    assert_same_special_values,
+    small_integers,
+    with_special_values,
+)
 
 import fastmlp
 from fastmlp import MLP
 from fastmlp import network as mlp
 from fastmlp.data import load_digits
-from fastmlp.kernels import reference
-from fastmlp.kernels.contract import LOSSES, OPERATIONS
+from fastmlp.kernels import backend as backends
+from fastmlp.kernels import matmul, reference
+from fastmlp.kernels.contract import EMULATED, LOSSES, OPERATIONS, SMALLEST_NORMAL
+from fastmlp.kernels.cpu import units
 from fastmlp.kernels.network import Optimizer, aligned_zeros
 from fastmlp.kernels.reference.rounding import round_bfloat16
 
@@ -27,6 +37,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:dtype 'bfloat16' is emulated:Run
 LOWER_HALVES = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
 EVERY_KIND = ((np.arange(1 << 16, dtype=np.uint32) << 16)[:, None] | LOWER_HALVES).reshape(-1).view(np.float32)
 """Every sign, exponent and upper mantissa, exact, and just above, below and at the middle between two bfloat16."""
+
+
+ROUNDING = [
+    name for name, reason in backends.status().items() if reason is None and hasattr(backends.load(name), "BFLOAT16")
+]
+
+
+@pytest.fixture(scope="session", params=ROUNDING)
+def backend_name(request):
+    """The backends that run bfloat16; of the others it is refused by name."""
+    return request.param
 
 
 def bfloat16(widths, activations, loss):
@@ -46,6 +67,18 @@ def nearest(x):
     even = (below >> 16) % 2 == 0
     rounded = np.where((to_low < to_high) | ((to_low == to_high) & even), low, high)
     return np.where(np.isfinite(x), rounded, value)
+
+
+def factor_of(module, x):
+    """What a product by 1 makes of each float32: rounded, and zero for a subnormal where an instruction does it."""
+    return nearest(x) if module.BFLOAT16 == EMULATED else np.where(abs(x) < SMALLEST_NORMAL, 0, nearest(x))
+
+
+def subnormal_error(module, x, w):
+    """By how much the contract's bound on x @ w is wider where an instruction does it."""
+    if module.BFLOAT16 == EMULATED:
+        return 0.0
+    return SMALLEST_NORMAL * (x.shape[1] + abs(x).sum(axis=1, keepdims=True) + abs(w).sum(axis=0))
 
 
 def rounded(x):
@@ -83,7 +116,7 @@ def test_every_backend_rounds_the_samples_so(backend):
     x = EVERY_KIND[:, None].copy()
     out = np.empty_like(x)
     backend.forward(net, parameters, x, out, backend.Workspace(net, 1000, False))
-    np.testing.assert_array_equal(out[:, 0], nearest(EVERY_KIND))
+    np.testing.assert_array_equal(out[:, 0], factor_of(backend, EVERY_KIND))
     assert_same_bits(x[:, 0], EVERY_KIND)
 
 
@@ -95,7 +128,7 @@ def test_every_backend_rounds_the_weights_so_and_no_bias(backend, rng):
     out = np.empty((1, len(EVERY_KIND)), np.float32)
     workspace = backend.Workspace(net, 1, False)
     backend.forward(net, parameters, np.ones((1, 1), np.float32), out, workspace)
-    np.testing.assert_array_equal(out[0], nearest(EVERY_KIND))
+    np.testing.assert_array_equal(out[0], factor_of(backend, EVERY_KIND))
     assert_same_bits(parameters, before)
     net.weights(parameters)[0][...] = 0
     net.biases(parameters)[0][...] = EVERY_KIND
@@ -111,18 +144,21 @@ def test_every_backend_rounds_the_deltas_so_but_for_the_biases(backend):
     workspace = backend.Workspace(net, 1, True)
     x = np.ones((1, 1), np.float32)
     backend.gradients(net, np.zeros(net.size, np.float32), x, t, gradient, workspace)
-    np.testing.assert_array_equal(net.weights(gradient)[0], -nearest(t))
+    np.testing.assert_array_equal(net.weights(gradient)[0], -factor_of(backend, t))
     np.testing.assert_array_equal(net.biases(gradient)[0], -t[0])
 
 
-@pytest.mark.parametrize("widths", [(12, 40, 8), (12, 140, 1), (1, 3, 1)])
-def test_exact_on_small_integers(backend, rng, widths):
-    """Sums of integers beyond 256 are rounded on their way on; every sum is exact, so bits must be the reference's."""
-    net = bfloat16(widths, ("relu", "identity"), "half_mse")
+@pytest.mark.parametrize("n", [1, 2, 8])
+@pytest.mark.parametrize("widths", [(12, 40, 8), (12, 140, 1), (1, 3, 1), (13, 71, 33, 5), (1, 1, 1), (300, 65, 31)])
+def test_exact_on_small_integers(backend, rng, widths, n):
+    """Sums of integers beyond 256 are rounded on their way on; every sum is exact, so bits must be the reference's.
+
+    Odd lengths leave a pair half empty, in each of the three products.
+    """
+    net = bfloat16(widths, (*["relu"] * (len(widths) - 2), "identity"), "half_mse")
     parameters = np.zeros(net.size, np.float32)
     for view in (*net.weights(parameters), *net.biases(parameters)):
         view[...] = small_integers(rng, view.shape, np.float32)
-    n = 8
     x, t = small_integers(rng, (n, widths[0]), np.float32) * 4, small_integers(rng, (n, widths[-1]), np.float32)
     results = []
     for module in (backend, reference):
@@ -146,7 +182,42 @@ def test_forward_within_the_contracts_bound_of_float64_on_rounded_operands(backe
     (w,), (b,) = wide(net, parameters, np.float64)
     x_, w_ = nearest(x), nearest(w)
     magnitude = abs(x_) @ abs(w_) + abs(b)
-    assert_bounded(out, x_ @ w_ + b, OPERATIONS["linear_forward"].error_factor, k, magnitude)
+    factor, wider = OPERATIONS["linear_forward"].error_factor, subnormal_error(backend, x_, w_)
+    assert_bounded(out, x_ @ w_ + b, factor, k, magnitude, wider)
+
+
+@pytest.mark.parametrize("way", [{"bfloat16": True}, {"high": True}], ids=["bfloat16", "high"])
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 9, 17])
+def test_few_rows_of_weights_beyond_the_caches_are_predicted_as_others_are(monkeypatch, rng, n, way):
+    """On backend cpu they are read without making pairs: small integers give the reference's bits all the same."""
+    monkeypatch.setattr(importlib.import_module("fastmlp.kernels.cpu.workspace"), "cache_bytes", lambda name: 0)
+    monkeypatch.setattr(units, "_SPLITS", True)
+    monkeypatch.setattr(units, "_WAY", "split")
+    net = replace(network((33, 70, 45, 1), ("relu", "relu", "identity"), "mse", np.float32), **way)
+    parameters = np.zeros(net.size, np.float32)
+    for view in (*net.weights(parameters), *net.biases(parameters)):
+        view[...] = small_integers(rng, view.shape, np.float32)
+    x, results = small_integers(rng, (n, 33), np.float32), []
+    for module in (backends.load("cpu"), reference):
+        out = np.full((n, 1), np.nan, np.float32)
+        module.forward(net, parameters, x, out, module.Workspace(net, 16, False))
+        results.append(out)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**-62, 2.0**-125])
+def test_forward_within_the_contracts_bound_where_numbers_are_subnormal(backend, rng, scale):
+    """Products of 2^-40 are not, those of 2^-124 and the operands at 2^-125 are, in part."""
+    net = bfloat16((301, 33), "identity", "mse")
+    parameters = np.zeros(net.size, np.float32)
+    x, w = (rng.normal(size=shape).astype(np.float32) * np.float32(scale) for shape in ((5, 301), (301, 33)))
+    net.weights(parameters)[0][...] = w
+    out = np.empty((5, 33), np.float32)
+    backend.forward(net, parameters, x, out, backend.Workspace(net, 5, False))
+    x_, w_ = nearest(x), nearest(w)
+    stored = np.finfo(np.float32).smallest_subnormal * 301
+    wider = subnormal_error(backend, x_, w_) + stored
+    assert_bounded(out, x_ @ w_, OPERATIONS["linear_forward"].error_factor, 301, abs(x_) @ abs(w_), wider)
 
 
 @pytest.mark.parametrize(("n", "k", "h", "m"), [(1, 5, 70, 300), (33, 40, 130, 20), (256, 200, 1, 65)])
@@ -162,7 +233,8 @@ def test_gradients_within_the_contracts_bound_of_float64_on_rounded_operands(bac
     backend.gradients(net, parameters, x, t, gradient, backend.Workspace(net, n, True))
     factor = OPERATIONS["linear_backward_update"].error_factor
     dx, magnitude = nearest(dz) @ nearest(w).T, abs(nearest(dz)) @ abs(nearest(w)).T
-    assert_bounded(net.biases(gradient)[0], dx.sum(axis=0), factor, m + n, magnitude.sum(axis=0))
+    wider = np.sum(subnormal_error(backend, nearest(dz), nearest(w).T) * np.ones((n, 1)), axis=0)
+    assert_bounded(net.biases(gradient)[0], dx.sum(axis=0), factor, m + n, magnitude.sum(axis=0), wider)
     assert_bounded(net.biases(gradient)[1], dz.sum(axis=0, dtype=np.float64), factor, n, abs(dz).sum(axis=0))
     assert (net.weights(gradient)[1] == 0).all(), "of a layer that was given zeros"
 
@@ -176,7 +248,78 @@ def test_weight_gradient_within_the_contracts_bound_of_float64_on_rounded_operan
     backend.gradients(net, np.zeros(net.size, np.float32), x, t, gradient, backend.Workspace(net, n, True))
     x_, dz_ = nearest(x), nearest(dz)
     factor = OPERATIONS["linear_backward_update"].error_factor
-    assert_bounded(net.weights(gradient)[0], x_.T @ dz_, factor, n, abs(x_).T @ abs(dz_))
+    wider = subnormal_error(backend, x_.T, dz_)
+    assert_bounded(net.weights(gradient)[0], x_.T @ dz_, factor, n, abs(x_).T @ abs(dz_), wider)
+
+
+SHAPES = [
+    (1, 1, 1),
+    (5, 3, 2),
+    (13, 71, 33),
+    (60, 300, 7),
+    (27, 9, 1),
+    (1, 41, 31),
+    (60, 401, 350),
+    (0, 3, 2),
+    (3, 0, 2),
+]
+"""Tails in rows, columns and depth, odd sums, one column, one row, a B that is packed, and nothing at all."""
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("n", "k", "m"), SHAPES)
+def test_single_products(backend_name, backend, rng, canary, n, k, m, transpose_a, transpose_b):
+    """Exact on small integers; on any numbers within the bound of float64 on rounded operands; a and b stay."""
+    for draw in (small_integers, lambda rng, shape, dtype: rng.standard_normal(shape, dtype=dtype)):
+        a, b = (
+            draw(rng, shape, np.float32)
+            for shape in ((k, n) if transpose_a else (n, k), (m, k) if transpose_b else (k, m))
+        )
+        kept = a.copy(), b.copy()
+        out = canary((n, m), np.float32)
+        got = matmul(
+            a, b, out, transpose_a=transpose_a, transpose_b=transpose_b, dtype="bfloat16", backend=backend_name
+        )
+        assert got is out
+        assert_same_bits(a, kept[0])
+        assert_same_bits(b, kept[1])
+        a_, b_ = nearest(a.T if transpose_a else a), nearest(b.T if transpose_b else b)
+        if draw is small_integers:
+            np.testing.assert_array_equal(out, a_ @ b_)
+        else:
+            wider = subnormal_error(backend, a_, b_)
+            assert_bounded(out, a_ @ b_, OPERATIONS["matmul"].error_factor, k, abs(a_) @ abs(b_), wider)
+
+
+def test_single_products_are_no_worse_than_the_references(backend_name, rng):
+    a, b = rng.standard_normal((2, 300, 300), dtype=np.float32)
+    exact = nearest(a) @ nearest(b)
+    got, own = (matmul(a, b, dtype="bfloat16", backend=name) for name in (backend_name, "numpy"))
+    assert_no_worse(got, own, exact)
+
+
+def test_nan_and_inf_in_single_products(backend_name, rng):
+    a, b = (with_special_values(rng, shape, np.float32) for shape in ((40, 31), (31, 50)))
+    got, expected = (matmul(a, b, dtype="bfloat16", backend=name) for name in (backend_name, "numpy"))
+    assert_same_special_values(got, expected)
+
+
+def test_single_products_have_the_same_bits_on_any_number_of_threads(backend_name, rng):
+    a, b = rng.standard_normal((2, 401, 401), dtype=np.float32)
+    results = []
+    for threads in (1, 2, 3):
+        with fastmlp.num_threads(threads):
+            results.append(matmul(a, b, transpose_a=True, dtype="bfloat16", backend=backend_name))
+    assert_same_bits(results[0], results[1])
+    assert_same_bits(results[0], results[2])
+
+
+def test_single_products_of_what_is_not_float32_are_refused(backend_name):
+    a = np.ones((3, 3))
+    with pytest.raises(fastmlp.DTypeError, match="dtype 'bfloat16' takes float32 arrays; got float64"):
+        matmul(a, a, dtype="bfloat16", backend=backend_name)
+    with pytest.raises(fastmlp.ArgumentError, match=r"dtype must be .*got 'float16'"):
+        matmul(a, a, dtype="float16", backend=backend_name)
 
 
 def oracle_gradients(net, weights, biases, x, t, round_):
@@ -210,10 +353,11 @@ def oracle_train(net, rule, parameters, x, t, batches, round_):
 
 SMOOTH = ("gelu", "silu", "softplus", "identity")
 MIXED = ("relu", "tanh", "sine", "identity")
+BENT = ("leaky_relu", "sigmoid", "identity", "identity")
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-@pytest.mark.parametrize("activations", [MIXED, SMOOTH])
+@pytest.mark.parametrize("activations", [MIXED, SMOOTH, BENT])
 @pytest.mark.parametrize(("loss", "hidden"), list(zip(LOSSES, [20, 140, 20, 140, 20, 140], strict=True)))
 def test_training_rounds_the_operands_of_every_product_and_nothing_else(
     backend, rng, canary, loss, hidden, activations, shuffled
@@ -326,14 +470,24 @@ def test_a_plan_says_what_runs(backend_name):
     for dtype in ("bfloat16", "float32"):
         text = str(MLP((4, 6, 3), dtype=dtype, backend=backend_name).plan())
         assert f", {dtype}, mse" in text
-        assert ("bfloat16 is emulated: rounded operands, float32 arithmetic" in text) == (dtype == "bfloat16")
+        assert (f"bfloat16 is {backends.load(backend_name).BFLOAT16}" in text) == (dtype == "bfloat16")
 
 
-def test_emulation_is_announced_once(backend_name):
-    mlp._announce_emulation.cache_clear()
-    with pytest.warns(RuntimeWarning, match=f"'bfloat16' is emulated on backend {backend_name!r}") as caught:
-        MLP((4, 3), dtype="bfloat16", backend=backend_name)
-    assert [warning.filename for warning in caught] == [__file__]
+def test_only_where_no_instruction_is_at_work_is_it_emulated(backend):
+    if backend is reference or units.UNIT == "emulated":
+        assert backend.BFLOAT16.startswith(EMULATED)
+        assert EMULATED == "emulated: rounded operands, float32 arithmetic"
+    else:
+        named = {"avx512": "vdpbf16ps", "amx": "tdpbf16ps", "modelled": "AMX's tiles as modelled"}[units.UNIT]
+        assert named in backend.BFLOAT16
+
+
+def test_emulation_is_announced_once(backend, backend_name):
+    mlp.announce_emulation.cache_clear()
+    if backend.BFLOAT16 == EMULATED:
+        with pytest.warns(RuntimeWarning, match=f"'bfloat16' is emulated on backend {backend_name!r}") as caught:
+            MLP((4, 3), dtype="bfloat16", backend=backend_name)
+        assert [warning.filename for warning in caught] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         MLP((4, 3), dtype="bfloat16", backend=backend_name)

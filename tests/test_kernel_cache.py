@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from damage import DAMAGE
 
+from fastmlp.kernels import disk
 from fastmlp.kernels.cpu import compile as compilation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,8 +53,9 @@ def run(cache, **variables):
 
 
 def entries(cache):
-    """Every file but the one that calls entries."""
-    return sorted(path for path in cache.rglob("*") if path.is_file() and "team._conduct-" not in path.name)
+    """Every file but those of what calls entries and reads addresses."""
+    aside = "team._conduct-", "direct._address-"
+    return sorted(path for path in cache.rglob("*") if path.is_file() and not any(name in path.name for name in aside))
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +81,6 @@ def test_an_entry_is_kept_privately_and_found_by_the_next_process(cache):
     assert run(cache) == (FOUND, "")
     assert entries(cache) == [entry]
     assert entry.stat().st_mtime_ns == before
-
-
-def flipped(content, position):
-    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
-
-
-DAMAGE = {
-    "empty": lambda content: b"",
-    "shorter than its digest": lambda content: content[:20],
-    "without its last byte": lambda content: content[:-1],
-    "half": lambda content: content[: len(content) // 2],
-    "a bit of the digest flipped": lambda content: flipped(content, 5),
-    "a bit of the code flipped": lambda content: flipped(content, len(content) // 2),
-    "with a byte too many": lambda content: content + b"\0",
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -162,7 +150,7 @@ def fresh_choice():
 
 
 def test_no_home_at_all_is_one_warning_a_process(fresh_choice, monkeypatch):
-    monkeypatch.setattr(compilation, "cache_root", lambda: None)
+    monkeypatch.setattr(disk, "cache_root", lambda: None)
     with pytest.warns(RuntimeWarning, match="there is no home folder"):
         assert compilation.cache_folder() is None
     assert compilation.cache_folder() is None  # a second warning would be an error
@@ -171,14 +159,14 @@ def test_no_home_at_all_is_one_warning_a_process(fresh_choice, monkeypatch):
 @posix
 def test_a_folder_of_someone_else_is_refused(fresh_choice, monkeypatch, tmp_path):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(compilation.os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
+    monkeypatch.setattr(disk.os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
     with pytest.warns(RuntimeWarning, match="can be written by others"):
         assert compilation.cache_folder() is None
 
 
 def test_a_read_only_folder_is_refused(fresh_choice, monkeypatch, tmp_path):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(compilation.os, "access", lambda path, mode: mode != os.W_OK)  # the superuser may write anyway
+    monkeypatch.setattr(disk.os, "access", lambda path, mode: mode != os.W_OK)  # the superuser may write anyway
     with pytest.warns(RuntimeWarning, match="is read-only"):
         assert compilation.cache_folder() is None
 
@@ -193,14 +181,14 @@ def test_two_processes_may_write_at_once(tmp_path):
 
 def test_a_new_state_makes_the_longest_unused_ones_go(fresh_choice, monkeypatch, tmp_path):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
-    states = [tmp_path / f"{number:020x}" for number in range(compilation.STATES_KEPT + 3)]
+    states = [tmp_path / f"{number:020x}" for number in range(disk.STATES_KEPT + 3)]
     strangers = [tmp_path / "notes", tmp_path / f"{1:021x}"]
     for age, folder in enumerate([*states, *strangers]):
         folder.mkdir()
         (folder / "entry").write_text("code")
         os.utime(folder, (10**9 - age, 10**9 - age))
     own = compilation.cache_folder()
-    assert set(tmp_path.iterdir()) == {own, *states[: compilation.STATES_KEPT], *strangers}
+    assert set(tmp_path.iterdir()) == {own, *states[: disk.STATES_KEPT], *strangers}
 
     compilation.cache_folder.cache_clear()
     states[-1].mkdir()
@@ -234,7 +222,9 @@ def test_code_of_changed_sources_is_not_used(filled, tmp_path):
     assert len(list(cache.iterdir())) == 2
 
 
-@pytest.mark.parametrize("source", ["contract.py", "network.py", "cpu/simd.py", "cpu/product.py", "cpu/compile.py"])
+@pytest.mark.parametrize(
+    "source", ["contract.py", "network.py", "cpu/simd.py", "cpu/product.py", "cpu/packing.py", "cpu/compile.py"]
+)
 def test_the_state_is_another_when_a_source_is(source, tmp_path, monkeypatch):
     root = copied_sources(tmp_path)
     monkeypatch.setattr(compilation, "__file__", str(root / "kernels" / "cpu" / "compile.py"))

@@ -35,6 +35,15 @@ SHAPES = [
 TRANSPOSES = [(False, False), (True, False), (False, True), (True, True)]
 
 
+COPIED = [
+    (30, 1024, 300, False),  # rows of A a multiple of 4 KiB apart
+    (37, 2048, 256, False),
+    (1030, 1030, 300, True),  # columns of A over 2 KiB apart, more than caches hold
+    (2051, 515, 257, True),
+]
+"""Products whose A the CPU's kernels copy first in float32, with AVX-512's panels, and the latter in float64 too."""
+
+
 def stored(a, transpose):
     return np.ascontiguousarray(a.T) if transpose else a
 
@@ -51,6 +60,15 @@ def test_exact_on_small_integers(backend, dtype, rng, canary, shape, transposes)
     a, b = small_integers(rng, (n, k), dtype), small_integers(rng, (k, m), dtype)
     out = run(backend, a, b, canary((n, m), dtype), transposes)
     np.testing.assert_array_equal(out, a.astype(np.int64) @ b.astype(np.int64))
+
+
+@pytest.mark.parametrize("transpose_b", [False, True])
+@pytest.mark.parametrize("product", COPIED)
+def test_exact_where_a_is_copied(backend, dtype, rng, canary, product, transpose_b):
+    n, k, m, transpose_a = product
+    a, b = small_integers(rng, (n, k), dtype), small_integers(rng, (k, m), dtype)
+    out = run(backend, a, b, canary((n, m), dtype), (transpose_a, transpose_b))
+    np.testing.assert_array_equal(out, a.astype(np.float64) @ b.astype(np.float64))
 
 
 @pytest.mark.parametrize("transposes", TRANSPOSES)

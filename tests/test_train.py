@@ -37,13 +37,13 @@ class Run:
         self.initial = self.parameters.copy()
         self.updates = 0
 
-    def steps(self, backend, order, start, batch_size, count):
+    def steps(self, backend, order, start, batch_size, count, penalties=None):
         losses = self.losses(count, np.float64, content=np.nan)
-        workspace = backend.Workspace(self.net, min(batch_size, SAMPLES), True)
+        self.workspace = workspace = backend.Workspace(self.net, min(batch_size, SAMPLES), True)
         kept = self.x.copy(), self.t.copy()
         backend.train(
             self.net, self.optimizer, self.parameters, self.state, self.updates, self.x, self.t, order, start,
-            batch_size, losses, workspace,
+            batch_size, losses, workspace, penalties,
         )  # fmt: skip
         self.updates += count
         assert_same_bits(self.x, kept[0])
@@ -51,17 +51,20 @@ class Run:
         return losses
 
 
-def compare(run, losses, order, start, batch_size):
+def compare(run, losses, order, start, batch_size, penalties=None):
     """Half of the digits must agree with float64 NumPy; a wrong formula or a wrong row agrees in one or two."""
     net = run.net
     t = run.t if run.t.ndim == 1 else run.t.astype(np.float64)
     weights, biases = wide(net, run.initial, np.float64)
+    expected_penalties = None if penalties is None else []
     expected, weights, biases = oracles.train(
         net.activations, net.loss, run.optimizer, weights, biases, run.x.astype(np.float64), t, order, start,
-        batch_size, len(losses),
+        batch_size, len(losses), expected_penalties,
     )  # fmt: skip
     digits = np.sqrt(np.finfo(net.dtype).eps)
     np.testing.assert_allclose(losses, expected, rtol=digits, atol=digits)
+    if penalties is not None:
+        np.testing.assert_allclose(penalties, expected_penalties, rtol=digits)
     got = [*net.weights(run.parameters), *net.biases(run.parameters)]
     for mine, theirs in zip(got, [*weights, *biases], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=digits, atol=digits)
@@ -105,6 +108,18 @@ def test_every_loss_with_every_optimizer_and_l2(backend, dtype, rng, canary, los
     run = Run(net, rule(optimizer, l2), rng, canary, labels)
     order = an_order(rng, 3)
     compare(run, run.steps(backend, order, 0, 10, 7), order, 0, 10)
+
+
+@NARROW_AND_WIDE
+@pytest.mark.parametrize("l2", [0.0, 2.0])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_l2_shared_among_the_rows_of_a_batch(backend, dtype, rng, canary, optimizer, l2, hidden):
+    """A whole batch and the short one at an epoch's end: each has its own share, in the gradient and in the penalty."""
+    net = network((6, hidden, 4), ("relu", "identity"), "half_mse", dtype)
+    run = Run(net, rule(optimizer, l2), rng, canary)
+    order, penalties = an_order(rng, 3), canary(7, np.float64, content=np.nan)
+    compare(run, run.steps(backend, order, 0, 10, 7, penalties), order, 0, 10, penalties)
+    assert (penalties > 0).all() == (l2 > 0)
 
 
 @NARROW_AND_WIDE

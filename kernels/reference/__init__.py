@@ -5,11 +5,14 @@ NaN and Inf are values that flow through a kernel like any other.
 """
 
 import functools
+import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import numpy as np
 
+from ..contract import EMULATED
+from ..timeline import Timed, python_stamp_ticks
 from . import bias_add as _bias_add
 from . import forward as _forward
 from . import linear_backward_update as _linear_backward_update
@@ -22,6 +25,15 @@ from .workspace import Workspace
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+
+BFLOAT16 = EMULATED
+"""How products of bfloat16 run."""
+
+FLOAT16 = EMULATED
+"""How products of float16 run."""
+
+HIGH = f"three products of bfloat16 parts, {EMULATED}"
+"""How products of precision "high" run."""
 
 
 def _quiet(operation: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
@@ -44,6 +56,9 @@ forward = _quiet(_forward.forward)
 loss = _quiet(_loss.loss)
 gradients = _quiet(_train.gradients)
 train = _quiet(_train.train)
+
+timed = Timed(train, time.perf_counter_ns, python_stamp_ticks)
+"""How training is profiled."""
 
 __all__ = [
     "Workspace",

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..network import Network
-from .linear_forward import linear_forward
+from .linear_forward import forward_layer
 from .rounding import operand
 from .workspace import Workspace
 
@@ -17,5 +17,5 @@ def forward(network: Network, parameters: np.ndarray, x: np.ndarray, out: np.nda
         batch = workspace.batch(len(y))
         outputs = [*batch.y[:-1], out[start : start + workspace.rows]]
         for (w, b, activation), rounded, output in zip(layers, batch.inputs, outputs, strict=True):
-            linear_forward(operand(y, rounded), w, b, output, None, activation)
+            forward_layer(operand(y, rounded), w, b, output, None, activation, workspace.product)
             y = output

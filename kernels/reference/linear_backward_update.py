@@ -1,5 +1,7 @@
 """One linear layer backward, its parameters stepped by the optimiser."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..network import Optimizer
@@ -46,14 +48,23 @@ def linear_backward(
     db: np.ndarray,
     activation: str,
     rounded: np.ndarray | None = None,
+    product: Callable[..., None] = matmul,
+    note: Callable[[str], None] | None = None,
 ) -> None:
     """The gradients alone: dz = dy * activation'(saved); dw = x.T @ dz; db = sum of dz over the rows; dx = dz @ w.T.
 
     For a network of dtype bfloat16 x and w are rounded already, and the products take dz from `rounded`[n, m].
+    `product` multiplies as matmul does. `note` is told when a part of contract.STEP_PHASES has ended.
     """
     differentiate(activation, saved, dy, dz)
+    if note is not None:
+        note("derivative")
     factor = operand(dz, rounded)
-    matmul(x, factor, dw, transpose_a=True)
+    product(x, factor, dw, transpose_a=True)
     np.add.reduce(dz, axis=0, out=db)
+    if note is not None:
+        note("weight gradient")
     if dx is not None:
-        matmul(factor, w, dx, transpose_b=True)
+        product(factor, w, dx, transpose_b=True)
+        if note is not None:
+            note("input gradient")

@@ -1,4 +1,4 @@
-"""Rounding to bfloat16, the upper half of a float32's bits, as contract.BFLOAT16 defines it."""
+"""Rounding to bfloat16, the upper half of a float32's bits, as contract.BFLOAT16 defines it, and to float16."""
 
 import numpy as np
 
@@ -19,6 +19,24 @@ def round_bfloat16(x: np.ndarray, out: np.ndarray) -> None:
         rounded = bits + (odd + _JUST_BELOW_HALF)
         np.copyto(rounded, bits | _QUIET, where=np.isnan(x_))
         np.bitwise_and(rounded, _UPPER_HALF, out=out_.view(np.uint32))
+
+
+def round_float16(x: np.ndarray, scale: float, out: np.ndarray) -> None:
+    """Write each float32 of x times `scale`, rounded to the nearest float16, ties to even, to the float32 array `out`.
+
+    Both are C-contiguous, of one shape. Values of at least 65,520 become Inf; a NaN stays one.
+    """
+    with np.errstate(over="ignore"):
+        for x_, out_ in blocks(x, out):
+            np.multiply(x_, np.float32(scale), out=out_)
+            np.copyto(out_, out_.astype(np.float16))
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """A C-contiguous float32 array rounded to bfloat16."""
+    out = np.empty_like(x)
+    round_bfloat16(x, out)
+    return out
 
 
 def operand(x: np.ndarray, rounded: np.ndarray | None) -> np.ndarray:

@@ -1,13 +1,14 @@
 """Training a whole network: the gradients of one batch, and many steps in one call."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from ..network import Network, Optimizer
+from ..timeline import EVERY_LAYER, Timeline
 from . import optimizers
 from .linear_backward_update import linear_backward
-from .linear_forward import linear_forward
+from .linear_forward import forward_layer
 from .loss import loss
 from .rounding import operand
 from .workspace import Batch, Workspace
@@ -24,7 +25,8 @@ def gradients(
     """J of one batch x[n, inputs], and dJ/dparameters written to `gradient` in the flat layout, without the L2 term."""
     parameter_views = network.weights(operand(parameters, workspace.parameters)), network.biases(parameters)
     gradient_views = network.weights(gradient), network.biases(gradient)
-    return _backpropagate(network, *parameter_views, *gradient_views, x, target, workspace.batch(len(x)))
+    batch = workspace.batch(len(x))
+    return _backpropagate(network, *parameter_views, *gradient_views, x, target, batch, workspace.product)
 
 
 def train(
@@ -40,23 +42,51 @@ def train(
     batch_size: int,
     losses: np.ndarray,
     workspace: Workspace,
+    penalties: np.ndarray | None = None,
+    timeline: Timeline | None = None,
 ) -> None:
-    """len(losses) steps, as kernels/README.md says; writes parameters, state and losses."""
+    """len(losses) steps, as kernels/README.md says; writes parameters, state, losses and, if given, penalties.
+
+    A `timeline` is told of the end of every part of a step.
+    """
+    note = None
     weights, biases = network.weights(parameters), network.biases(parameters)
     gradient, scratch = workspace.gradient, workspace.scratch
     weight_gradients, bias_gradients = network.weights(gradient), network.biases(gradient)
     weight_scratch = network.weights(scratch)
     batches = _batches(x, target, order, start, batch_size, workspace)
     for step in range(len(losses)):
+        if timeline is not None:
+            note = timeline.begin(updates + step, min(batch_size, len(x) - start % len(x)))
         batch_x, batch_target, batch = next(batches)
+        start += len(batch_x)
+        if note is not None:
+            note("gather", 0)
         factors = network.weights(operand(parameters, workspace.parameters))
         losses[step] = _backpropagate(
-            network, factors, biases, weight_gradients, bias_gradients, batch_x, batch_target, batch
+            network,
+            factors,
+            biases,
+            weight_gradients,
+            bias_gradients,
+            batch_x,
+            batch_target,
+            batch,
+            workspace.product,
+            note,
         )
+        rule = optimizer
+        if penalties is not None:
+            rule = optimizer.shared(len(batch_x))
+            penalties[step] = rule.l2 / 2 * sum(float(np.vdot(w, w)) for w in weights)
+            if note is not None:
+                note("penalty", EVERY_LAYER)
         for w, dw, spare in zip(weights, weight_gradients, weight_scratch, strict=True):
-            optimizers.apply_l2(optimizer, w, dw, spare)
+            optimizers.apply_l2(rule, w, dw, spare)
         # One pass over all parameters: the gaps between them are zero in every buffer, and every rule leaves them so.
-        optimizers.step(optimizer, parameters, gradient, state, updates + step + 1, scratch)
+        optimizers.step(rule, parameters, gradient, state, updates + step + 1, scratch)
+        if note is not None:
+            note("optimizer", EVERY_LAYER)
 
 
 def _batches(
@@ -80,6 +110,11 @@ def _batches(
         start += n
 
 
+def _of_layer(note: Callable[[str, int], None] | None, layer: int) -> Callable[[str], None] | None:
+    """What to tell of the end of one layer's parts."""
+    return None if note is None else lambda phase: note(phase, layer)
+
+
 def _backpropagate(
     network: Network,
     weights: list[np.ndarray],
@@ -89,20 +124,23 @@ def _backpropagate(
     x: np.ndarray,
     target: np.ndarray,
     batch: Batch,
+    product: Callable[..., None],
+    note: Callable[[str, int], None] | None = None,
 ) -> float:
     """One batch forward and backward: J; overwrites the gradients and the buffers of `batch`.
 
-    `weights` are as the products take them, rounded for a network of dtype bfloat16.
+    `weights` are as `product` takes them, rounded for a network of dtype bfloat16. `note` is told of each part's end.
     """
     inputs, below = [], x
-    for rounded, w, b, z, y, activation in zip(
-        batch.inputs, weights, biases, batch.z, batch.y, network.activations, strict=True
-    ):
+    layers = zip(batch.inputs, weights, biases, batch.z, batch.y, network.activations, strict=True)
+    for i, (rounded, w, b, z, y, activation) in enumerate(layers):
         inputs.append(operand(below, rounded))
-        linear_forward(inputs[-1], w, b, y, z, activation)
+        forward_layer(inputs[-1], w, b, y, z, activation, product, _of_layer(note, i))
         below = y
 
     value = loss(network, batch.y[-1], target, batch.dy[-1])
+    if note is not None:
+        note("loss", len(weights) - 1)
 
     for i in reversed(range(len(weights))):
         z, dy = batch.z[i], batch.dy[i]
@@ -119,5 +157,7 @@ def _backpropagate(
             bias_gradients[i],
             network.activations[i],
             batch.deltas[i],
+            product,
+            _of_layer(note, i),
         )
     return value

@@ -1,6 +1,11 @@
 """What a network's forward and training passes need besides their arguments, allocated once."""
 
+from collections.abc import Callable
+
 from ..network import LayerWorkspace, Network, aligned_zeros
+from .halving import HalfProducts
+from .matmul import matmul
+from .splitting import products_of
 
 
 class Batch:
@@ -22,7 +27,7 @@ class Workspace(LayerWorkspace):
     """A LayerWorkspace in NumPy's memory, and what training needs for the gradients of all parameters.
 
     `parameters`, and for each layer `inputs` and `deltas`, are where a network of dtype bfloat16 keeps the rounded
-    operands of its products; None in other networks.
+    operands of its products; None in other networks. `product` is how the network multiplies.
     """
 
     _new = staticmethod(aligned_zeros)
@@ -36,6 +41,15 @@ class Workspace(LayerWorkspace):
         self.parameters = self._allocate(network.size, dtype) if network.bfloat16 else None
         self.inputs = [self._allocate((rows, layer.inputs), dtype) if network.bfloat16 else None for layer in layers]
         self.deltas = [self._allocate((held, layer.outputs), dtype) if network.bfloat16 else None for layer in layers]
+        self.product: Callable[..., None] = matmul
+        if network.high:
+            products = products_of(network, rows, training)
+            self.nbytes += products.nbytes
+            self.product = products.matmul
+        if network.float16:
+            halves = HalfProducts(network, rows, training)
+            self.nbytes += halves.nbytes
+            self.product = halves.matmul
         self._batch = Batch(self, rows)
 
     def batch(self, n: int) -> Batch:
