@@ -4,6 +4,7 @@ import copy
 import logging
 import multiprocessing
 import pickle
+import signal
 import warnings
 
 import numpy as np
@@ -19,13 +20,22 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
+from sklearn.utils.fixes import parse_version  # noqa: E402
 
 import fastmlp  # noqa: E402
+from fastmlp import interrupt  # noqa: E402
 from fastmlp.errors import BackendUnavailable  # noqa: E402
 from fastmlp.sklearn import MLPClassifier, MLPRegressor  # noqa: E402
 from fastmlp.sklearn.engine import Engine  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    # What scikit-learn 1.7 asks of a newer SciPy.
+    pytest.mark.filterwarnings("ignore:.*options of the L-BFGS-B solver are deprecated:DeprecationWarning"),
+]
+
+# Before 1.9 scikit-learn itself cannot stop early where labels are strings.
+NAMES = ("large", "small") if parse_version(sklearn.__version__) >= parse_version("1.9") else (1, 0)
 
 DIGITS, CLASSES = load_digits(return_X_y=True)
 DIGITS, CLASSES = DIGITS[:600] / 16, CLASSES[:600]
@@ -35,7 +45,7 @@ DIABETES, PROGRESS = DIABETES / DIABETES.std(axis=0), (PROGRESS - PROGRESS.mean(
 
 PROBLEMS = {
     "multiclass": (MLPClassifier, DIGITS, CLASSES),
-    "binary": (MLPClassifier, DIGITS, np.where(CLASSES > 4, "large", "small")),
+    "binary": (MLPClassifier, DIGITS, np.where(CLASSES > 4, *NAMES)),
     "multilabel": (MLPClassifier, TOPICS / TOPICS.std(axis=0), TOPIC_LABELS),
     "regression": (MLPRegressor, DIABETES, PROGRESS),
     "two outputs": (MLPRegressor, DIABETES, np.stack([PROGRESS, DIABETES[:, 0]], axis=1)),
@@ -56,20 +66,21 @@ EPOCHS = 8
 
 
 def theirs(ours):
-    """scikit-learn's estimator with the parameters of ours."""
-    return getattr(neural_network, type(ours).__name__)(**ours.get_params())
+    """scikit-learn's estimator with those parameters of ours that it has."""
+    kind = getattr(neural_network, type(ours).__name__)
+    return kind(**{name: value for name, value in ours.get_params().items() if name in kind().get_params()})
 
 
-def fitted(problem, dtype="float64", **settings):
-    """Ours and theirs, fitted alike, with the same warnings."""
+def fitted(problem, dtype="float64", sample_weight=None, **settings):
+    """Ours and theirs, fitted alike, with the same warnings, which a filter on scikit-learn's modules finds."""
     kind, x, y = PROBLEMS[problem]
     ours = kind(**{"max_iter": EPOCHS, "random_state": 3} | settings)
     pair, told = (ours, theirs(ours)), []
     for estimator in pair:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            estimator.fit(x.astype(dtype), y)
-        told.append([(each.category, str(each.message)) for each in caught])
+            estimator.fit(x.astype(dtype), y, sample_weight)
+        told.append([(each.category, str(each.message), each.filename) for each in caught])
     assert told[0] == told[1]
     return (*pair, x.astype(dtype))
 
@@ -120,6 +131,79 @@ def test_fit_follows_scikit_learn(problem, settings, dtype, caplog):
         assert ours.predict(x).dtype == reference.predict(x).dtype
 
 
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(map(str, settings.values())) or "default")
+def test_fit_of_weighted_samples_follows_scikit_learn(problem, settings, dtype, caplog):
+    """The same bound: a step's gradient is still a sum of a few hundred terms over the sum of their weights."""
+    caplog.set_level(logging.INFO, "fastmlp.sklearn")
+    _, x, _ = PROBLEMS[problem]
+    weights = np.random.default_rng(4).uniform(0.1, 2, len(x))
+    weights[::7] = 0
+    ours, reference, _ = fitted(problem, dtype, weights, **settings)
+    assert "was accelerated" in caplog.text
+    batch_size = ours.batch_size if isinstance(ours.batch_size, int) else 200
+    assert_follows(ours, reference, EPOCHS * -(-len(x) // batch_size))
+
+
+def test_weights_of_one_change_no_bit():
+    ours = MLPClassifier((20,), max_iter=3, random_state=2)
+    plain = clone(ours).fit(DIGITS, CLASSES)
+    ours.fit(DIGITS, CLASSES, sample_weight=np.ones(len(DIGITS)))
+    np.testing.assert_array_equal(ours.coefs_[0], plain.coefs_[0])
+
+
+def test_a_batch_without_weight_is_scikit_learns_error():
+    weights = np.repeat([1.0, 0.0], [400, 200])
+    for kind in (MLPClassifier, neural_network.MLPClassifier):
+        with pytest.raises(ZeroDivisionError, match="Weights sum to zero"):
+            kind(max_iter=1, shuffle=False).fit(DIGITS, CLASSES, sample_weight=weights)
+
+
+@pytest.mark.parametrize("problem", ["multiclass", "regression"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tol": 0.02, "n_iter_no_change": 3, "learning_rate_init": 0.01},
+        {"tol": 0.1, "n_iter_no_change": 1, "solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 0.05},
+        {"tol": 0.1, "n_iter_no_change": np.inf, "max_iter": 30},
+    ],
+    ids=["stops", "slows down, then stops", "never stops"],
+)
+def test_training_ends_with_the_same_epoch(problem, settings):
+    ours, reference, _ = fitted(problem, **{"max_iter": 400} | settings)
+    assert ours.n_iter_ == reference.n_iter_ == len(ours.loss_curve_)
+    assert 8 < ours.n_iter_ < 400
+    np.testing.assert_allclose(ours.loss_curve_, reference.loss_curve_, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls", "epochs"), [(0.0, 130, 2), (1e9, 1, 6)], ids=["a step a call", "many epochs a call"]
+)
+def test_an_interrupted_fit_has_made_the_steps_that_it_counts(seconds, calls, epochs, monkeypatch):
+    train, made = Engine.train, []
+
+    def interrupted(*arguments):
+        train(*arguments)
+        made.append(len(arguments[8]))
+        if len(made) == calls:
+            signal.raise_signal(signal.SIGINT)
+
+    ours = MLPClassifier((3,), batch_size=10, max_iter=100, n_iter_no_change=5, random_state=0)
+    reference = clone(ours)
+    monkeypatch.setattr(interrupt, "SECONDS_A_CALL", seconds)
+    monkeypatch.setattr(Engine, "train", interrupted)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        ours.fit(DIGITS, CLASSES)
+    monkeypatch.undo()
+    assert len(made) == calls
+    assert ours._optimizer.t == sum(made)
+    assert ours.n_iter_ == len(ours.loss_curve_) == epochs
+    reference.set_params(max_iter=epochs).fit(DIGITS, CLASSES)
+    assert reference.loss_curve_ == ours.loss_curve_
+    if sum(made) == 60 * epochs:
+        np.testing.assert_array_equal(ours.coefs_[0], reference.coefs_[0])
+
+
 def test_the_learning_goes_on_where_it_stopped(dtype):
     """partial_fit and warm_start: the optimiser's memory, its count and its rate stay scikit-learn's."""
     x = DIGITS.astype(dtype)
@@ -145,7 +229,6 @@ def test_the_learning_goes_on_where_it_stopped(dtype):
     ("settings", "arguments", "reason"),
     [
         ({"solver": "lbfgs"}, {}, "solver='lbfgs'"),
-        ({}, {"sample_weight": np.linspace(1, 2, 600)}, "sample_weight"),
         ({}, {"sparse": True}, "sparse"),
     ],
 )
@@ -165,14 +248,23 @@ def test_what_is_not_covered_runs_scikit_learns_code_and_is_logged(settings, arg
     np.testing.assert_allclose(ours.predict_proba(x), reference.predict_proba(x), rtol=0, atol=1e-13)
 
 
-def test_poisson_runs_scikit_learns_code(caplog):
-    if "loss" not in MLPRegressor().get_params():
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("settings", [{}, {"solver": "sgd", "learning_rate_init": 0.01}, {"early_stopping": True}])
+def test_poisson_follows_scikit_learn(settings, weighted, dtype, caplog):
+    if "loss" not in neural_network.MLPRegressor().get_params():
         pytest.skip("this scikit-learn has no poisson loss")
     caplog.set_level(logging.INFO, "fastmlp.sklearn")
-    ours = MLPRegressor(loss="poisson", max_iter=3, random_state=0).fit(DIABETES, PROGRESS + 3)
-    assert "loss='poisson' is not covered" in caplog.text
-    reference = theirs(ours).fit(DIABETES, PROGRESS + 3)
-    np.testing.assert_array_equal(ours.predict(DIABETES), reference.predict(DIABETES))
+    counts = np.random.default_rng(1).poisson(2, len(DIABETES))
+    weights = np.linspace(0.5, 2, len(DIABETES)) if weighted else None
+    ours = MLPRegressor(loss="poisson", max_iter=EPOCHS, random_state=0, **settings)
+    reference = theirs(ours)
+    for estimator in (ours, reference):
+        estimator.fit(DIABETES.astype(dtype), counts, weights)
+    assert "was accelerated" in caplog.text
+    assert_follows(ours, reference, EPOCHS * 3)
+    bound = 1000 * np.finfo(dtype).eps * EPOCHS * 3
+    x = DIABETES.astype(dtype)
+    np.testing.assert_allclose(ours.predict(x), reference.predict(x), rtol=bound)
 
 
 def test_a_named_backend_that_cannot_run_is_an_error(monkeypatch):
@@ -192,13 +284,13 @@ def test_the_reference_backend_can_be_named(monkeypatch):
 )
 def test_threads_keep_to_what_joblib_grants(monkeypatch, granted, asked, expected):
     seen = []
-    step = Engine.train_step
+    train = Engine.train
 
     def spy(*arguments):
         seen.append(fastmlp.get_num_threads())
-        return step(*arguments)
+        return train(*arguments)
 
-    monkeypatch.setattr(Engine, "train_step", spy)
+    monkeypatch.setattr(Engine, "train", spy)
     monkeypatch.setenv("OMP_NUM_THREADS", granted)
     monkeypatch.delenv("FASTMLP_NUM_THREADS", raising=False)
     if asked:

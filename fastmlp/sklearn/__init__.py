@@ -4,7 +4,8 @@
 
 or, for programs that stay as they are, `fastmlp.sklearn.patch()`, `python -m fastmlp run script.py` or, in a notebook,
 `%load_ext fastmlp`. What the kernels do not cover runs scikit-learn's own code, and the logger "fastmlp.sklearn" says
-why. The environment variable FASTMLP_BACKEND names a backend, FASTMLP_NUM_THREADS the number of threads.
+why. `settings`, or the environment variables FASTMLP_BACKEND, FASTMLP_NUM_THREADS and FASTMLP_DTYPE, control how such
+programs run; what our classes offer beyond scikit-learn's stands in their docstrings.
 """
 
 try:
@@ -14,14 +15,18 @@ except ImportError as error:
         "fastmlp.sklearn needs scikit-learn, which cannot be imported; `pip install 'fastmlp[sklearn]'` would do."
     ) from error
 
+from .controls import settings
 from .estimators import MLPClassifier, MLPRegressor
+from .extras import Epoch
 from .patching import load_ipython_extension, patch, unload_ipython_extension, unpatch
 
 __all__ = [
+    "Epoch",
     "MLPClassifier",
     "MLPRegressor",
     "load_ipython_extension",
     "patch",
+    "settings",
     "unload_ipython_extension",
     "unpatch",
 ]

@@ -3,39 +3,29 @@
 import operator
 import os
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..kernels import backend as backends
-from ..kernels.cores import get_num_threads, num_threads
+from ..kernels.contract import ACTIVATIONS as OURS
+from ..kernels.contract import EMULATED
 from ..kernels.network import Network, Optimizer, aligned_zeros, new_array
+from ..network import MLP, announce_emulation
+from .controls import backend_name, threads
 
-ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-"""scikit-learn's names of hidden activations, and ours."""
+ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in OURS}
+"""Names of hidden activations, scikit-learn's and ours, and by which of ours they run."""
 
-LOSSES = {"softmax": "log_loss", "logistic": "binary_log_loss", "identity": "half_mse"}
-"""By scikit-learn's output activation: what our kernels train. Their network ends in logits."""
+LOSSES = {"softmax": "log_loss", "logistic": "binary_log_loss", "identity": "half_mse", "exp": "half_mse"}
+"""By scikit-learn's output activation: what our kernels train. Their network ends in logits.
+
+"exp", of the Poisson loss, is trained layer by layer (layerwise.py), where this loss is not asked for.
+"""
 
 BLOCK_ELEMENTS = 2**20
 """How many layer outputs a prediction holds at a time."""
-
-
-def backend_name() -> str:
-    """The backend asked for by FASTMLP_BACKEND: "cpu", "numpy", "cuda", or "auto", as by default."""
-    return os.environ.get("FASTMLP_BACKEND") or "auto"
-
-
-def threads() -> AbstractContextManager[None]:
-    """Within the block take no more threads than OMP_NUM_THREADS grants, unless FASTMLP_NUM_THREADS says how many.
-
-    scikit-learn keeps to that variable, by which joblib shares the cores among the processes that it starts.
-    """
-    granted = os.environ.get("OMP_NUM_THREADS", "")
-    if os.environ.get("FASTMLP_NUM_THREADS") or not granted.isdecimal() or int(granted) < 1:
-        return nullcontext()
-    return num_threads(min(int(granted), get_num_threads()))
 
 
 class Engine:
@@ -44,25 +34,42 @@ class Engine:
     An estimator whose `coefs_` and `intercepts_` are these views may be run by it; assigning others leaves it behind.
     """
 
-    def __init__(self, activation: str, out_activation: str, coefs: list[np.ndarray], intercepts: list[np.ndarray]):
-        """Copies the parameters. `activation` and `out_activation` are scikit-learn's names.
+    def __init__(
+        self,
+        activations: Sequence[str],
+        out_activation: str,
+        coefs: list[np.ndarray],
+        intercepts: list[np.ndarray],
+        bfloat16: bool = False,
+    ):
+        """Copies the parameters. `activations`, one a hidden layer, and `out_activation` are scikit-learn's names.
+
+        With `bfloat16`, for float32 parameters, products round their operands, as contract.BFLOAT16 says.
 
         Raises BackendUnavailable or ArgumentError for a FASTMLP_BACKEND that cannot run here or is unknown.
         """
-        _, self._backend = backends.resolve(backend_name())
+        name, self._backend = backends.resolve(backend_name())
+        if bfloat16:
+            backends.require_dtype(name, "bfloat16")
+            if self._backend.BFLOAT16 == EMULATED:
+                announce_emulation(name)
         widths = (coefs[0].shape[0], *(len(b) for b in intercepts))
-        activations = (*[ACTIVATIONS[activation]] * (len(coefs) - 1), "identity")
-        self.network = Network(widths, activations, LOSSES[out_activation], coefs[0].dtype)
-        self._parameters = aligned_zeros(self.network.size, self.network.dtype)
-        self.coefs = self.network.weights(self._parameters)
-        self.intercepts = self.network.biases(self._parameters)
+        names = (*(ACTIVATIONS[activation] for activation in activations), "identity")
+        self.network = Network(widths, names, LOSSES[out_activation], coefs[0].dtype, bfloat16)
+        self.parameters = aligned_zeros(self.network.size, self.network.dtype)
+        self.coefs = self.network.weights(self.parameters)
+        self.intercepts = self.network.biases(self.parameters)
         for view, value in zip([*self.coefs, *self.intercepts], [*coefs, *intercepts], strict=True):
             view[...] = value
         self._state: np.ndarray | None = None
         self._slots: list[list[np.ndarray]] = []
         self._training: Any = None
         self._inference = threading.local()
-        self._loss = np.zeros(1)
+
+    def runs(self, activations: Sequence[str], bfloat16: bool) -> bool:
+        """Whether the hidden layers have these activations, by scikit-learn's names, and products that round so."""
+        names = self.network.activations[:-1]
+        return names == tuple(ACTIVATIONS[name] for name in activations) and self.network.bfloat16 == bfloat16
 
     def owns(self, coefs: list[np.ndarray], intercepts: list[np.ndarray]) -> bool:
         """Whether these are this engine's own views, so that its buffer holds what they hold."""
@@ -80,25 +87,39 @@ class Engine:
                     view[...] = value
         return self._slots
 
-    def train_step(
+    @property
+    def backend(self) -> Any:
+        """The backend's module."""
+        return self._backend
+
+    def resident(self, array: np.ndarray) -> Any:
+        """The array where the backend computes, for a fit to hand over again and again."""
+        copy = getattr(self._backend, "resident", None)
+        return array if copy is None else copy(array)
+
+    def train(
         self,
         optimizer: Optimizer,
         updates: int,
-        x: np.ndarray,
-        target: np.ndarray,
+        x: Any,
+        target: Any,
         order: np.ndarray,
-        first: int,
-        n: int,
-    ) -> float:
-        """One update from rows order[first : first + n] of x and target; the loss before it, without the L2 penalty."""
-        if self._training is None or self._training.rows < n:
+        start: int,
+        batch_size: int,
+        losses: np.ndarray,
+        penalties: np.ndarray | None,
+    ) -> None:
+        """len(losses) steps through the rows `order` of x and target; writes losses, and apart from them L2's part.
+
+        As kernels/README.md says of `train`: with `penalties`, L2 is shared out among the rows of a batch.
+        """
+        if self._training is None or self._training.rows < batch_size:
             self._training = None
-            self._training = self._backend.Workspace(self.network, n, True)
+            self._training = self._backend.Workspace(self.network, batch_size, True)
         self._backend.train(
-            self.network, optimizer, self._parameters, self._state, updates, x, target, order, first, n,
-            self._loss, self._training,
+            self.network, optimizer, self.parameters, self._state, updates, x, target, order, start, batch_size,
+            losses, self._training, penalties,
         )  # fmt: skip
-        return float(self._loss[0])
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The last layer's outputs[n, m] before its activation, for C-contiguous x[n, k] of the network's dtype."""
@@ -109,8 +130,18 @@ class Engine:
             workspace = self._inference.workspace = self._backend.Workspace(self.network, rows, False)
         out = new_array((len(x), self.network.widths[-1]), self.network.dtype)
         with threads():
-            self._backend.forward(self.network, self._parameters, x, out, workspace)
+            self._backend.forward(self.network, self.parameters, x, out, workspace)
         return out
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network as it stands as a checkpoint that fastmlp.MLP.load reads; see `MLP.save`.
+
+        It predicts what comes before the output activation, and its optimiser begins anew.
+        """
+        network = self.network
+        net = MLP(network.widths, network.activations, loss=network.loss, dtype=network.dtype_name)
+        net.parameters[...] = self.parameters
+        net.save(path)
 
 
 def _same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:

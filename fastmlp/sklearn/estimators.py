@@ -1,49 +1,118 @@
 """MLPClassifier and MLPRegressor: scikit-learn's classes, whose minibatch training and predictions run on our kernels.
 
-Everything a user sees (parameters, checks, messages, stopping rules) is scikit-learn's; what is replaced is the
-arithmetic of a minibatch step and of the forward pass.
+Everything a user sees (parameters, checks, messages, stopping rules) is scikit-learn's, and some is added (extras.py);
+what is replaced is the arithmetic of a minibatch step and of the forward pass.
 """
 
+import functools
 import logging
+import math
 import time
-import warnings
 from typing import Any
 
 import numpy as np
 from sklearn import neural_network
-from sklearn.base import is_classifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.neural_network._base import ACTIVATIONS as OUTPUT_ACTIVATIONS
-from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
-from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
-from sklearn.utils import gen_batches
+from sklearn.neural_network._multilayer_perceptron import _STOCHASTIC_SOLVERS
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from ..interrupt import interrupt_held
 from ..kernels import backend as backends
-from ..kernels.contract import step_flops
-from ..kernels.network import Optimizer
-from .engine import LOSSES, Engine, backend_name, threads
-
-SECONDS_HELD = 0.025
-"""How long Ctrl-C may have to wait for the end of a few steps, at two GFLOP/s, the least that kernels do."""
+from ..kernels.contract import array_dtype
+from . import checks, extras
+from .controls import backend_name, dtype_name, threads
+from .engine import LOSSES, Engine
+from .minibatches import Minibatches
 
 log = logging.getLogger("fastmlp.sklearn")
 
+# What scikit-learn's code asks for to train by minibatches; its own classes refuse the name before they come to that.
+if "adamw" not in _STOCHASTIC_SOLVERS:
+    _STOCHASTIC_SOLVERS.append("adamw")
 
-class _Accelerated(BaseMultilayerPerceptron):
+
+class _Accelerated(Minibatches):
     """What both estimators share; stands before scikit-learn's class in the order of inheritance."""
 
-    _engine: Engine
-    _no_improvement_count: int
+    _dtype_asked: str | None = None
+    """The dtype that the fit was asked for, by the parameter or by FASTMLP_DTYPE; None for that of X."""
+
+    @classmethod
+    @functools.cache
+    def _get_param_names(cls) -> list[str]:
+        """As scikit-learn finds them, but once for each class: it asks several times in each fit."""
+        return super()._get_param_names()
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Any:
+        """Fit to X[n, k] and y as scikit-learn's estimator does.
+
+        With X_val[n_val, k] and y_val, the loss on them, L2's part left out, is taken after every epoch and kept in
+        `validation_loss_curve_`, and early_stopping goes by the score on them instead of on a part of X;
+        sample_weight_val weighs both. Raises ValueError where they do not fit X and y.
+        """
+        if (X_val is None) != (y_val is None):
+            raise ValueError(f"X_val and y_val go together; got no {'X_val' if X_val is None else 'y_val'}.")
+        if X_val is None:
+            return super().fit(X, y, sample_weight)
+        self._given = X_val, y_val, sample_weight_val
+        try:
+            return super().fit(X, y, sample_weight)
+        finally:
+            del self._given
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
-        if self.solver not in ("sgd", "adam"):
-            log.info("%s.fit runs scikit-learn's code: solver=%r is not covered", type(self).__name__, self.solver)
+        if not hasattr(self, "coefs_") or not (incremental or self.warm_start):
+            self._dtype_asked = dtype_name() if self.dtype is None else self.dtype
+        if self.solver == "lbfgs":
+            self._leave_to_scikit_learn("solver='lbfgs' is not covered")
         super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)
         self._adopt()
         return self
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        target = self._plain_target(y, len(X), incremental) if self._is_plain(X, reset) else None
+        if target is None:
+            X, target = super()._validate_input(X, y, incremental, reset)
+        elif reset:
+            self.n_features_in_ = X.shape[1]
+        return X if self._dtype_asked is None else X.astype(array_dtype(self._dtype_asked), copy=False), target
+
+    def _is_plain(self, X: Any, reset: bool) -> bool:
+        """Whether scikit-learn's validation, slow for a few rows, would pass X as it is; `reset` as it is there."""
+        return (
+            checks.is_plain_matrix(X)
+            and not hasattr(self, "feature_names_in_")
+            and (reset or X.shape[1] == self.n_features_in_)
+        )
+
+    def _plain_target(self, y: Any, n: int, incremental: bool) -> np.ndarray | None:
+        """What scikit-learn's `_validate_input` makes of y[n], where y is plain, as checks.py has it; else None."""
+        raise NotImplementedError
+
+    def _initialize(self, y: np.ndarray, layer_units: list[int], dtype: np.dtype) -> None:
+        super()._initialize(y, layer_units, dtype)
+        self.__dict__.pop("validation_loss_curve_", None)
+        names = extras.activations(self.activation, len(layer_units) - 2)
+        if not isinstance(self.activation, str):
+            # scikit-learn draws from a narrower range for "logistic": a third of the variance.
+            for i, name in enumerate(names):
+                if name == "logistic":
+                    self.coefs_[i] *= math.sqrt(1 / 3)
+                    self.intercepts_[i] *= math.sqrt(1 / 3)
+            self._best_coefs = [c.copy() for c in self.coefs_]
+            self._best_intercepts = [b.copy() for b in self.intercepts_]
+
+    def _fit_lbfgs(self, X: Any, y: np.ndarray, sample_weight: Any, *others: Any) -> None:
+        super()._fit_lbfgs(X, y, self._weighed(y, sample_weight), *others)
 
     def _fit_stochastic(
         self,
@@ -58,127 +127,51 @@ class _Accelerated(BaseMultilayerPerceptron):
         incremental: bool,
     ) -> None:
         """Train by minibatches: on our kernels, or where `_not_covered` says why not, by scikit-learn's code."""
-        reason = self._not_covered(X, sample_weight)
-        started = time.perf_counter()
-        if reason is None:
-            with threads():
-                self._fit_minibatches(X, y, incremental)
-            seconds = time.perf_counter() - started
-            log.info("%s.fit was accelerated: %d epochs in %.3f s", type(self).__name__, self.n_iter_, seconds)
+        reason = self._not_covered(X)
+        if reason is not None:
+            self._leave_to_scikit_learn(reason)
+            super()._fit_stochastic(
+                X, y, self._weighed(y, sample_weight), activations, deltas, coef_grads, intercept_grads, layer_units,
+                incremental,
+            )  # fmt: skip
             return
-        log.info("%s.fit runs scikit-learn's code: %s", type(self).__name__, reason)
-        super()._fit_stochastic(
-            X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, layer_units, incremental
-        )
+        started = time.perf_counter()
+        with threads():
+            self._fit_minibatches(X, y, sample_weight, incremental)
+        seconds = time.perf_counter() - started
+        log.info("%s.fit was accelerated: %d epochs in %.3f s", type(self).__name__, self.n_iter_, seconds)
 
-    def _not_covered(self, X: Any, sample_weight: Any) -> str | None:
+    def _not_covered(self, X: Any) -> str | None:
         """Why our kernels cannot train on this; None if they can."""
         if not isinstance(X, np.ndarray):
             return "X is sparse"
-        if sample_weight is not None:
-            return "sample_weight is given"
         if self.out_activation_ not in LOSSES:
             return f"loss={self.loss!r} is not covered"
         dtype = self.coefs_[0].dtype
         if dtype != np.result_type(X.dtype, dtype):
             return f"X is {X.dtype}, and the coefficients are {dtype}"
-        if backends.resolve(backend_name())[0] == "numpy" and backend_name() == "auto":
+        if backend_name() == "auto" and backends.resolve("auto")[0] == "numpy" and not self._beyond():
             return f"there are no compiled kernels ({backends.status()['cpu']})"
         return None
 
-    def _fit_minibatches(self, X: np.ndarray, y: np.ndarray, incremental: bool) -> None:
-        """scikit-learn's `_fit_stochastic`: the same draws, the same steps, the same decisions, by our kernels."""
-        self._adopt()
-        if not incremental or not hasattr(self, "_optimizer"):
-            self._optimizer = self._new_optimizer()
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        X_val = y_val = None
-        if self.early_stopping:
-            X, X_val, y, y_val = self._split(X, y)
-        n_samples = len(X)
-        if self.batch_size == "auto":
-            batch_size = min(200, n_samples)
-        else:
-            if self.batch_size > n_samples:
-                warnings.warn(
-                    "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
-                )
-            batch_size = int(np.clip(self.batch_size, 1, n_samples))
-        steps = _Steps(self._engine, self._optimizer, self.alpha, X, y, batch_size)
-        order = np.arange(n_samples, dtype=np.int64)
-        try:
-            self.n_iter_ = 0
-            for _ in range(self.max_iter):
-                if self.shuffle:
-                    # The draws of sklearn.utils.shuffle, whose checks take longer than a small network's epoch.
-                    drawn = np.arange(n_samples)
-                    self._random_state.shuffle(drawn)
-                    order = order[drawn]
-                self.loss_ = steps.epoch(order)
-                if self._epoch_ends(n_samples, X_val, y_val) or incremental:
-                    break
-                if self.n_iter_ == self.max_iter:
-                    warnings.warn(
-                        f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization "
-                        "hasn't converged yet.",
-                        ConvergenceWarning,
-                        stacklevel=2,
-                    )
-        except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=2)
-        if self.early_stopping:
-            self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
+    def _beyond(self) -> list[str]:
+        """What is asked of this fit that scikit-learn's code does not offer."""
+        return extras.beyond(self) + ["X_val"] * (self._given is not None)
 
-    def _new_optimizer(self) -> Any:
-        parameters, rate = self.coefs_ + self.intercepts_, self.learning_rate_init
-        if self.solver == "adam":
-            return AdamOptimizer(parameters, rate, self.beta_1, self.beta_2, self.epsilon)
-        return SGDOptimizer(
-            parameters,
-            self.learning_rate_init,
-            self.learning_rate,
-            self.momentum,
-            self.nesterovs_momentum,
-            self.power_t,
-        )
-
-    def _split(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """X, X_val, y, y_val for early stopping, y_val as `_score` takes it."""
-        stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None
-        X, X_val, y, y_val = train_test_split(
-            X, y, random_state=self._random_state, test_size=self.validation_fraction, stratify=stratify
-        )
-        if len(X_val) < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
-            )
-        if is_classifier(self):
-            y_val = self._label_binarizer.inverse_transform(y_val)
-        return X, X_val, y, y_val
-
-    def _epoch_ends(self, n_samples: int, X_val: Any, y_val: Any) -> bool:
-        """Count and report the epoch whose loss is `loss_`; whether it was the last one by the stopping rule."""
-        self.n_iter_ += 1
-        self.t_ += n_samples
-        self.loss_curve_.append(self.loss_)
-        if self.verbose:
-            print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
-        self._update_no_improvement_count(self.early_stopping, X_val, y_val, None)
-        self._optimizer.iteration_ends(self.t_)
-        if self._no_improvement_count <= self.n_iter_no_change:
-            return False
-        judged = "Validation score" if self.early_stopping else "Training loss"
-        message = f"{judged} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
-        if self._optimizer.trigger_stopping(message, self.verbose):
-            return True
-        self._no_improvement_count = 0
-        return False
+    def _leave_to_scikit_learn(self, reason: str) -> None:
+        """Say why scikit-learn's code trains; raises ValueError where that code does not offer what is asked for."""
+        beyond = self._beyond()
+        if self.early_stopping and getattr(self, "class_weight", None) is not None and self.solver != "lbfgs":
+            beyond.append("class_weight with early_stopping")  # it would weigh the validation score too
+        if beyond:
+            raise ValueError(f"{', '.join(beyond)}: fastmlp's kernels alone offer that, and here {reason}.")
+        log.info("%s.fit runs scikit-learn's code: %s", type(self).__name__, reason)
 
     def _adopt(self) -> None:
         """Let an engine hold the parameters, where there is one for their kind: `coefs_` become views of its buffer."""
-        engine = self.__dict__.get("_engine")
-        if engine is not None and engine.owns(self.coefs_, self.intercepts_):
+        engine, bfloat16 = self.__dict__.get("_engine"), self._dtype_asked == "bfloat16"
+        names = extras.activations(self.activation, len(self.coefs_) - 1)
+        if engine is not None and engine.runs(names, bfloat16) and engine.owns(self.coefs_, self.intercepts_):
             return
         self.__dict__.pop("_engine", None)
         arrays = [*self.coefs_, *self.intercepts_]
@@ -188,7 +181,7 @@ class _Accelerated(BaseMultilayerPerceptron):
             and dtype in (np.float32, np.float64)
             and all(a.dtype == dtype for a in arrays)
         ):
-            self._engine = Engine(self.activation, self.out_activation_, self.coefs_, self.intercepts_)
+            self._engine = Engine(names, self.out_activation_, self.coefs_, self.intercepts_, bfloat16)
             self.coefs_, self.intercepts_ = list(self._engine.coefs), list(self._engine.intercepts)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -202,13 +195,17 @@ class _Accelerated(BaseMultilayerPerceptron):
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
         """The last layer's outputs[n, m], as scikit-learn's: by our kernels where they hold the parameters."""
-        engine = self.__dict__.get("_engine")
-        if check_input and not self._plainly_valid(X):
+        if check_input and not self._is_plain(X, reset=False):
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        if (
+        engine = self.__dict__.get("_engine")
+        if self._dtype_asked == "bfloat16" or not extras.is_scikit_learns(self.activation):
+            self._adopt()
+            engine = self._engine
+            X = X if isinstance(X, np.ndarray) else X.toarray()
+        elif (
             engine is None
             or not isinstance(X, np.ndarray)
-            or np.result_type(X.dtype, engine.network.dtype) != engine.network.dtype
+            or (self._dtype_asked is None and np.result_type(X.dtype, engine.network.dtype) != engine.network.dtype)
             or not engine.owns(self.coefs_, self.intercepts_)
         ):
             return super()._forward_pass_fast(X, check_input=False)
@@ -216,90 +213,71 @@ class _Accelerated(BaseMultilayerPerceptron):
         OUTPUT_ACTIVATIONS[self.out_activation_](out)
         return out
 
-    def _plainly_valid(self, X: Any) -> bool:
-        """Whether X is an array that scikit-learn's validation, slow for a single row, would pass as is."""
-        return (
-            type(X) is np.ndarray
-            and X.ndim == 2
-            and X.dtype.char in "fd"
-            and len(X) > 0
-            and X.shape[1] == self.n_features_in_
-            and not hasattr(self, "feature_names_in_")
-            and bool(np.isfinite(X).all())
-        )
-
-
-class _Steps:
-    """An epoch's minibatch steps, by scikit-learn's formulas: L2 is alpha over the batch's rows, and is in the loss.
-
-    The optimiser object stays the source of its settings, its learning rate and its count of updates; its memory
-    becomes views of the engine's.
-    """
-
-    def __init__(self, engine: Engine, optimizer: Any, alpha: float, X: np.ndarray, y: np.ndarray, batch_size: int):
-        self._engine, self._optimizer, self._alpha = engine, optimizer, alpha
-        network = engine.network
-        self._x = np.ascontiguousarray(X, network.dtype)
-        self._target = y.argmax(axis=1) if network.loss == "log_loss" else np.ascontiguousarray(y, network.dtype)
-        # scikit-learn's squared error is the mean over the outputs too, its gradient is not.
-        self._share = 1 / network.widths[-1] if network.loss == "half_mse" else 1.0
-        self._together = max(1, int(SECONDS_HELD / (0.5e-9 * step_flops(network.widths, batch_size))))
-        self._flat_coefs = [w.reshape(-1) for w in engine.coefs]
-        self._batches = [(batch.start, batch.stop - batch.start) for batch in gen_batches(len(X), batch_size)]
-        if isinstance(optimizer, AdamOptimizer):
-            self._updates = optimizer.t
-            optimizer.ms, optimizer.vs = map(list, engine.remember([optimizer.ms, optimizer.vs]))
-        else:
-            self._updates = 0  # these rules do not ask for it
-            (optimizer.velocities,) = map(list, engine.remember([optimizer.velocities]))
-
-    def epoch(self, order: np.ndarray) -> np.float64:
-        """Step once for each batch of `order`; the mean of the losses before their step, penalty included.
-
-        Ctrl-C is held until some steps, for about SECONDS_HELD, are whole.
-        """
-        rules = {n: self._rule(n) for _, n in self._batches}
-        total = 0.0
-        for start in range(0, len(self._batches), self._together):
-            with interrupt_held():
-                for first, n in self._batches[start : start + self._together]:
-                    total += self._step(rules[n], order, first, n)
-                self._count()
-        return np.float64(total / len(self._x))
-
-    def _step(self, rule: Optimizer, order: np.ndarray, first: int, n: int) -> float:
-        """One step from rows order[first : first + n]; n times the loss before it."""
-        penalty = 0.0
-        if self._alpha != 0:
-            for w in self._flat_coefs:
-                penalty += float(np.dot(w, w))
-        loss = self._engine.train_step(rule, self._updates, self._x, self._target, order, first, n)
-        self._updates += 1
-        return self._share * n * loss + 0.5 * self._alpha * penalty
-
-    def _count(self) -> None:
-        """Tell the optimiser object how many updates there were, and what that makes of its learning rate."""
-        optimizer, t = self._optimizer, self._updates
-        if isinstance(optimizer, AdamOptimizer):
-            optimizer.t = t
-            corrections = np.sqrt(1 - optimizer.beta_2**t) / (1 - optimizer.beta_1**t)
-            optimizer.learning_rate = optimizer.learning_rate_init * corrections
-
-    def _rule(self, n: int) -> Optimizer:
-        """The update after a batch of n rows."""
-        theirs, l2 = self._optimizer, self._alpha / n
-        if isinstance(theirs, AdamOptimizer):
-            rate, beta1, beta2 = theirs.learning_rate_init, theirs.beta_1, theirs.beta_2
-            return Optimizer("adam", rate, l2, beta1=beta1, beta2=beta2, epsilon=theirs.epsilon)
-        return Optimizer("nesterov" if theirs.nesterov else "momentum", theirs.learning_rate, l2, theirs.momentum)
-
 
 class MLPClassifier(_Accelerated, neural_network.MLPClassifier):
     """scikit-learn's MLPClassifier, trained and asked for predictions on fastmlp's kernels.
 
     Every parameter, attribute, method and error is scikit-learn's, and so, within rounding, is every number: see
-    `sklearn.neural_network.MLPClassifier`. Raises BackendUnavailable where FASTMLP_BACKEND names one that cannot run.
+    `sklearn.neural_network.MLPClassifier`. Beyond it there are, by keyword, and for our class alone:
+
+    activation: also "leaky_relu", "gelu", "silu", "softplus", "sine"; or a list of names, one a hidden layer.
+    solver: also "adamw", which takes learning_rate_init * alpha * w off each weight w in each step, apart from the
+        gradient; the loss then has no penalty.
+    dropout: the probability of a hidden unit to be left out of a step, in multiples of 2^-16; the others are scaled up.
+    class_weight: a dict {class: weight}, or "balanced", as in other classifiers; multiplied into sample_weight.
+        Multilabel: a list of such dicts. It does not count in validation.
+    learning_rate_schedule: "cosine" or "linear", down to 0 over max_iter epochs, or a function of the epoch, from 0 on,
+        that gives the factor of learning_rate_init.
+    dtype: "float32", "float64" or "bfloat16" (float32 whose products round their operands, see `fastmlp.MLP`),
+        whatever X is; predictions have it too. None: that of X, or what FASTMLP_DTYPE says.
+    callbacks: a list of functions, each called with an `fastmlp.sklearn.Epoch` after every epoch; True ends the fit.
+    progress: a bar on stderr; None shows it on a terminal, for a fit of more than two seconds.
+
+    `fit` also takes X_val, y_val and sample_weight_val, and then leaves `validation_loss_curve_`.
+
+    Raises BackendUnavailable where FASTMLP_BACKEND names one that cannot run.
     """
+
+    classes_: np.ndarray
+    _label_binarizer: Any
+
+    _EXTRAS = extras.DEFAULTS | {"class_weight": None}
+    _parameter_constraints = extras.constraints(neural_network.MLPClassifier, _EXTRAS)
+    __init__ = extras.extended(neural_network.MLPClassifier, _EXTRAS)
+
+    def _plain_target(self, y: Any, n: int, incremental: bool) -> np.ndarray | None:
+        if hasattr(self, "classes_") and (self.warm_start or incremental):
+            if self._label_binarizer.y_type_ not in ("binary", "multiclass"):
+                return None
+            codes = checks.codes_among(self.classes_, y, n)
+            if codes is None or (self.warm_start and len(np.unique(codes)) < len(self.classes_)):
+                return None
+        else:
+            fitted = checks.fit_labels(y) if checks.are_plain_labels(y, n) else None
+            if fitted is None:
+                return None
+            self._label_binarizer, codes = fitted
+            self.classes_ = self._label_binarizer.classes_
+        return checks.indicators(codes, len(self.classes_))
+
+    @available_if(lambda estimator: estimator._check_solver())
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
+        """One epoch on X[n, k] and y[n], as scikit-learn's; `classes`, all that there will be, go with the first call.
+
+        Raises ValueError for classes other than those of the first call.
+        """
+        if type(classes) is np.ndarray and hasattr(self, "classes_") and np.array_equal(classes, self.classes_):
+            classes = None  # which spares scikit-learn's comparison
+        return super().partial_fit(X, y, sample_weight, classes)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The accuracy of `predict(X)` with respect to y, as scikit-learn's."""
+        predicted = self.predict(X)
+        return checks.accuracy(self.classes_, y, predicted, sample_weight)
+
+    def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        accuracy = functools.partial(checks.accuracy, self.classes_)
+        return self._score_with_function(X, y, sample_weight=sample_weight, score_function=accuracy)
 
     def _predict(self, X: Any, check_input: bool = True) -> np.ndarray:
         """The classes of the rows of X, as scikit-learn's label binarizer, which takes its time, finds them."""
@@ -314,5 +292,19 @@ class MLPRegressor(_Accelerated, neural_network.MLPRegressor):
     """scikit-learn's MLPRegressor, trained and asked for predictions on fastmlp's kernels.
 
     Every parameter, attribute, method and error is scikit-learn's, and so, within rounding, is every number: see
-    `sklearn.neural_network.MLPRegressor`. Raises BackendUnavailable where FASTMLP_BACKEND names one that cannot run.
+    `sklearn.neural_network.MLPRegressor`. Beyond it are the parameters that our MLPClassifier lists, but for
+    class_weight. Raises BackendUnavailable where FASTMLP_BACKEND names one that cannot run.
     """
+
+    _parameter_constraints = extras.constraints(neural_network.MLPRegressor, extras.DEFAULTS)
+    __init__ = extras.extended(neural_network.MLPRegressor, extras.DEFAULTS)
+
+    def _plain_target(self, y: Any, n: int, incremental: bool) -> np.ndarray | None:
+        return y if checks.is_plain_target(y, n) else None
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination of `predict(X)` with respect to y, as scikit-learn's."""
+        return checks.r_squared(y, self.predict(X), sample_weight)
+
+    def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        return self._score_with_function(X, y, sample_weight=sample_weight, score_function=checks.r_squared)
