@@ -11,11 +11,13 @@ if not os.path.isdir(os.path.join(os.path.dirname(__file__), "kernels")):
     __path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 if TYPE_CHECKING:
+    from . import energy
     from .article import NeuralNetwork, test, train
     from .errors import (
         ArgumentError,
         BackendUnavailable,
         CheckpointError,
+        DeviceMemoryError,
         DTypeError,
         FastMLPError,
         ShapeError,
@@ -33,8 +35,10 @@ _HOME = {
     "BackendUnavailable": "errors",
     "CheckpointError": "errors",
     "DTypeError": "errors",
+    "DeviceMemoryError": "errors",
     "FastMLPError": "errors",
     "ShapeError": "errors",
+    "energy": "energy",
     "get_num_threads": "kernels.cores",
     "load_ipython_extension": "sklearn",
     "num_threads": "kernels.cores",
@@ -49,9 +53,11 @@ __all__ = [
     "BackendUnavailable",
     "CheckpointError",
     "DTypeError",
+    "DeviceMemoryError",
     "FastMLPError",
     "NeuralNetwork",
     "ShapeError",
+    "energy",
     "get_num_threads",
     "num_threads",
     "set_num_threads",
@@ -65,7 +71,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name from its module at its first use."""
     if name not in _HOME:
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    module = importlib.import_module(f".{_HOME[name]}", __name__)
+    value = module if name == _HOME[name] else getattr(module, name)
     globals()[name] = value
     return value
 

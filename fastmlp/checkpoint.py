@@ -1,6 +1,6 @@
 """Checkpoints: one safetensors file that holds all a network needs to go on, in any process, bit for bit.
 
-Tensors, in the network's dtype (float32 where that is bfloat16): "layers.0.weight" (out, in) and "layers.0.bias" (out,)
+Tensors, in the network's dtype (float32 where that has 16 bits): "layers.0.weight" (out, in) and "layers.0.bias" (out,)
 as PyTorch's Linear keeps them, and the optimiser's memory, "optimizer.0.layers.0.weight" and so on, its first number
 being the slot. Metadata: one entry, "fastmlp", a JSON object with `format` (1), `configuration` (the arguments of
 `MLP`), `updates`, `epochs` and `random_state` (of the PCG64 that shuffles).
@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 ENTRY = "fastmlp"
-STORED = {"float32": "F32", "float64": "F64", "bfloat16": "F32"}
+STORED = {"float32": "F32", "float64": "F64", "bfloat16": "F32", "float16": "F32"}
 COUNTS = ("updates", "epochs")
 LARGEST_COUNT = 2**53
 """A kernel counts updates on from here in int64 and float64."""
-CONFIGURATION = {"layers", "activation", "loss", "dtype", "optimizer", *(field.name for field in fields(Optimizer)[1:])}
+DEFAULTS = {"precision": "highest"}
+"""What the configuration of a file that was written before there was such an argument lacks."""
+SETTINGS = {field.name for field in fields(Optimizer)[1:]}
+CONFIGURATION = {"layers", "activation", "loss", "dtype", "optimizer", *SETTINGS, *DEFAULTS}
 
 
 def save(net: "MLP", path: str | os.PathLike[str]) -> None:
@@ -132,7 +135,7 @@ def _check(description: Any, found: dict[str, tuple[str, tuple[int, ...]]]) -> N
         raise CheckpointError(f"its metadata must hold an entry {ENTRY!r} of format {FORMAT}")
     configuration = description.get("configuration")
     if description.keys() != {"format", "configuration", "random_state", *COUNTS} or not (
-        isinstance(configuration, dict) and configuration.keys() == CONFIGURATION
+        isinstance(configuration, dict) and (DEFAULTS | configuration).keys() == CONFIGURATION
     ):
         raise CheckpointError("its description lacks an entry, or has one too many")
     widths = as_widths(configuration["layers"])

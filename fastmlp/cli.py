@@ -1,4 +1,4 @@
-"""The command line: `fastmlp info` tells what is here, `bench` how fast it is, `run` runs scikit-learn programs."""
+"""The command line: `fastmlp info` tells what is here, `bench` how fast it is, `profile` why."""
 
 import argparse
 import json
@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, info
-from .errors import ArgumentError, FastMLPError, require_name
-
-BUDGET_S, QUICK_BUDGET_S = 1.0, 0.3
-"""Seconds of timing for each side of a workload of `bench`."""
+from .errors import ArgumentError, FastMLPError
 
 THREAD_VARIABLES = (
     "FASTMLP_NUM_THREADS",
@@ -46,25 +43,75 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="check a backend against NumPy, then time both")
     bench.add_argument(
-        "--suite", type=_names, metavar="A,B", help="of train (default), infer, kernels, sizes, cold-start, memory"
+        "--suite",
+        type=_names,
+        metavar="A,B",
+        help="of train (default, with energy where it is counted), infer, kernels, sizes, energy, crossover, "
+        "cold-start, memory",
     )
-    bench.add_argument("--peers", type=_names, metavar="A,B", help="too: torch, torch-compile, jax, onnxruntime")
+    bench.add_argument(
+        "--peers",
+        type=_names,
+        metavar="A,B",
+        help="too: torch, torch-compile, torch-bf16, jax, sklearn, tensorflow, onnxruntime",
+    )
     bench.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), float64 or bfloat16")
+    bench.add_argument("--precision", default="highest", metavar="NAME", help="of float32: highest (default) or high")
     bench.add_argument(
         "--all", action="store_true", help="large workloads too, and every suite unless --suite is given"
     )
     bench.add_argument("--json", type=Path, metavar="PATH", help="write the whole report there too")
+    bench.add_argument("--baseline", type=Path, metavar="PATH", help="compare with an older run's --json")
+    bench.add_argument("--plot", type=Path, metavar="PATH", help="draw speed-up against width there, as SVG")
+    bench.add_argument("--map", type=Path, metavar="PATH", help="draw the crossover map there, as SVG")
     bench.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     bench.add_argument("--quick", action="store_true", help="fewer workloads, less time for each: under 30 seconds")
     bench.add_argument("--threads", type=_positive, metavar="N", help="threads for every side (default: every core)")
     bench.add_argument("--backend", default="auto", metavar="NAME", help="what is held against NumPy (default: auto)")
+    bench.add_argument("--remeasure", action="store_true", help="measure the machine's ceilings anew first")
+    bench.add_argument(
+        "--watts-per-core", type=float, metavar="W", help="estimate joules so where no counter can be read"
+    )
     bench.add_argument("--workload", action="append", metavar="NAME", help="only this one; may be given again")
     bench.set_defaults(command=_bench)
+
+    profile = commands.add_parser(
+        "profile",
+        help="take a training step apart: time, work and roofs of every part",
+        usage="fastmlp profile [OPTION ...] (WIDTHS | --script SCRIPT [ARGUMENT ...])",
+    )
+    profile.add_argument("layers", nargs="?", metavar="WIDTHS", help="such as 784-256-128-10, input first")
+    profile.add_argument("--batch", type=_positive, default=128, metavar="N", help="rows a step (default: 128)")
+    for name, default in (
+        ("activation", "relu"),
+        ("output-activation", "identity"),
+        ("loss", "mse"),
+        ("optimizer", "sgd"),
+        ("dtype", "float32"),
+        ("backend", "auto"),
+    ):
+        profile.add_argument(f"--{name}", default=default, metavar="NAME", help=f"as of MLP (default: {default})")
+    profile.add_argument("--threads", type=_positive, metavar="N", help="threads at most (default: every core)")
+    profile.add_argument(
+        "--html", type=Path, metavar="PATH", help="write a page there: roofline plot, timeline, tables"
+    )
+    profile.add_argument("--json", type=Path, metavar="PATH", help="write the whole document there")
+    profile.add_argument("--trace", type=Path, metavar="PATH", help="write a trace there, for ui.perfetto.dev")
+    profile.add_argument("--quick", action="store_true", help="less time for each: a first look")
+    profile.add_argument("--remeasure", action="store_true", help="measure the machine's ceilings anew first")
+    profile.add_argument(
+        "--watts-per-core", type=float, metavar="W", help="estimate joules so where no counter can be read"
+    )
+    profile.add_argument(
+        "--script", nargs=argparse.REMAINDER, help="run this program and profile every network that it trains"
+    )
+    profile.set_defaults(command=_profile)
 
     warm = commands.add_parser("warmup", help="compile all kernels now and keep them for later processes")
     warm.add_argument(
         "--dtype", action="append", metavar="NAME", help="float32 (default), float64 or bfloat16; may be given again"
     )
+    warm.add_argument("--precision", default="highest", metavar="NAME", help="of float32: highest (default) or high")
     warm.set_defaults(command=_warmup)
 
     program = commands.add_parser(
@@ -93,83 +140,25 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _bench(options: argparse.Namespace) -> int:
+def _limit_threads(options: argparse.Namespace) -> None:
     if options.threads:
         if "numpy" in sys.modules:
-            raise ArgumentError("--threads must come before NumPy is loaded; run `fastmlp bench` in its own process")
+            raise ArgumentError("--threads must come before NumPy is loaded; run `fastmlp` in its own process")
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(options.threads)))
-    if options.json and not options.json.parent.is_dir():
-        raise ArgumentError(f"--json must name a file in a folder that exists; got {str(options.json)!r}")
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from .bench import peers, report, run, workloads
-    from .bench.contest import Setting
-    from .kernels import backend as backends
-    from .kernels.contract import NETWORK_DTYPES
-
-    suites = options.suite or (list(workloads.SUITES) if options.all or options.workload else ["train"])
-    tiers = [workloads.QUICK, workloads.STANDARD, workloads.LARGE][: 1 if options.quick else 3 if options.all else 2]
-    chosen = workloads.choose(suites, options.workload or [], tiers)
-    require_name("--dtype", options.dtype, NETWORK_DTYPES)
-    asked = list(dict.fromkeys(suite for suite, _ in chosen))
-    if options.dtype == "bfloat16" and (options.peers or not {*asked} <= {*run.BFLOAT16_SUITES}):
-        raise ArgumentError(
-            f"--dtype bfloat16 goes with --suite {','.join(run.BFLOAT16_SUITES)} and no --peers; "
-            f"got {', '.join(asked)}, peers {', '.join(options.peers or ['none'])}"
-        )
-    backend, _ = backends.resolve(options.backend)
-    threads = _threads(backend, options.threads)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    task = bar.add_task("starting", total=len(chosen))
-    setting = Setting(
-        backend,
-        threads,
-        options.dtype,
-        peers.load(options.peers or [], threads),
-        QUICK_BUDGET_S if options.quick else BUDGET_S,
-        tell=lambda stage: bar.update(task, description=stage),
-    )
-    document = report.new_document(setting, asked, options.quick)
-    status = 0
-    with bar:
-        try:
-            for row in run.rows(chosen, setting):
-                document["rows"].append(row)
-                bar.advance(task)
-            document["complete"] = True
-        except KeyboardInterrupt:
-            status = 130
-    report.finish(document, setting)
-    if status == 0 and not all(map(run.right, document["rows"])):
-        status = 1
-    if options.markdown:
-        print(report.markdown(document), end="")
-    else:
-        console = Console(width=None if sys.stdout.isatty() else max(120, shutil.get_terminal_size().columns))
-        console.print(report.table(document, console.width))
-    if options.json:
-        report.save(document, options.json)
-    return status
 
 
-def _threads(backend: str, asked: int | None = None) -> int:
-    """How many threads the backend may use; for NumPy what was `asked` for, else every core."""
-    if backend == "cpu":
-        from .kernels.cores import get_num_threads
+def _profile(options: argparse.Namespace) -> int:
+    _limit_threads(options)
+    from .profile.command import run
 
-        return get_num_threads()
-    from .kernels.cores import usable_cores
+    return run(options)
 
-    return asked or usable_cores()
+
+def _bench(options: argparse.Namespace) -> int:
+    _limit_threads(options)
+    from .bench.command import bench
+
+    return bench(options)
 
 
 def _warmup(options: argparse.Namespace) -> int:
@@ -182,7 +171,7 @@ def _warmup(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     with Console(stderr=True).status("starting") as status:
         for dtype in dtypes:
-            warmup(dtype, lambda name: status.update(f"compiling {name}"))
+            warmup(dtype, lambda name: status.update(f"compiling {name}"), precision=options.precision)
 
     from .kernels.cpu.compile import cache_folder
 
@@ -203,16 +192,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from .bench.energy import Meter
+    from .energy import Meter
     from .kernels import backend as backends
 
     meter = Meter()
     facts = info.collect()
     facts["backends"] = backends.status()
-    facts["bfloat16"] = backends.BFLOAT16
-    chosen, _ = backends.resolve("auto")
+    chosen, module = backends.resolve("auto")
+    facts["bfloat16"], facts["precision_high"] = module.BFLOAT16, module.HIGH
     layer = "fastmlp's own threads, no OpenMP" if chosen == "cpu" else "those of NumPy's BLAS"
-    facts["threads"] = {"count": _threads(chosen), "layer": layer}
+    facts["threads"] = {"count": backends.threads(chosen), "layer": layer}
     facts["energy"] = {"source": meter.source, "detail": meter.detail}
     print(json.dumps(facts, indent=1) if options.json else _as_text(facts))
     return 0
@@ -234,6 +223,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         ("instructions", ", ".join(machine["instruction_sets"] or ["unknown"])),
         *((f"backend {name}", reason or "ready") for name, reason in facts["backends"].items()),
         ("bfloat16", facts["bfloat16"]),
+        ("precision high", facts["precision_high"]),
         ("threads", f"{threads['count']} ({threads['layer']})"),
         ("GPU", ", ".join(gpu["devices"]) or f"none ({gpu['reason']})"),
         ("energy", f"{energy['source']} ({energy['detail']})"),

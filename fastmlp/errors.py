@@ -1,7 +1,7 @@
 """The errors fastmlp raises. Each message says what was wrong, what was received and what would do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection
 
 
 class FastMLPError(Exception):
@@ -24,15 +24,24 @@ class BackendUnavailable(FastMLPError, RuntimeError):
     """The backend asked for by name cannot run here; the message gives the reason and the cure."""
 
 
+class DeviceMemoryError(FastMLPError, MemoryError):
+    """The GPU's memory is full; the message says what takes less.
+
+    `steps` is how many whole steps the call that raised it had made, all of which are in the weights.
+    """
+
+    steps = 0
+
+
 class CheckpointError(FastMLPError):
     """A file is not a readable fastmlp checkpoint."""
 
 
-def require_name(argument: str, received: object, known: Iterable[str]) -> str:
+def require_name(argument: str, received: object, known: Collection[str]) -> str:
     """`received` if it is one of the `known` names; raises ArgumentError naming the nearest known one."""
-    names = list(known)
-    if isinstance(received, str) and received in names:
+    if isinstance(received, str) and received in known:
         return received
+    names = list(known)
     near = difflib.get_close_matches(str(received).lower(), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ArgumentError(f"{argument} must be one of {', '.join(map(repr, names))}; got {received!r}.{hint}")

@@ -6,7 +6,6 @@ Reads what the operating system publishes; what cannot be found out is None.
 import ctypes
 import os
 import platform
-import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,7 @@ def machine() -> dict[str, Any]:
     """The processor: model, cores, caches in KiB (one core's own, or the shared one), instruction sets."""
     from .kernels.caches import caches
     from .kernels.cores import usable_cores
+    from .kernels.processor import cpu_model
 
     return {
         "architecture": platform.machine(),
@@ -61,20 +61,25 @@ def machine() -> dict[str, Any]:
     }
 
 
-def cpu_model() -> str | None:
-    """The processor's name for itself."""
-    if platform.system() == "Linux":
-        return _cpuinfo("model name") or platform.processor() or None
-    if platform.system() == "Darwin":
-        from .kernels.caches import sysctl
+def clocks(root: Path = Path("/sys/devices/system/cpu/cpu0/cpufreq")) -> dict[str, Any]:
+    """MHz of the slowest and the fastest core at this moment, the most they are allowed, and the governor."""
+    from .kernels.processor import cpuinfo_all
 
-        return sysctl("machdep.cpu.brand_string")
-    return platform.processor() or None
+    now = [float(value) for value in cpuinfo_all("cpu MHz")]
+    found: dict[str, Any] = {"mhz": [min(now), max(now)] if now else None, "most_mhz": None, "governor": None}
+    try:
+        found["governor"] = (root / "scaling_governor").read_text().strip()
+        found["most_mhz"] = int((root / "scaling_max_freq").read_text()) / 1000
+    except (OSError, ValueError):
+        pass  # a virtual machine is not told
+    return found
 
 
 def instruction_sets() -> list[str] | None:
     """The vector and matrix instructions the processor has, None where the system does not tell."""
-    flags = _cpuinfo("flags") or _cpuinfo("Features")
+    from .kernels.processor import cpuinfo
+
+    flags = cpuinfo("flags") or cpuinfo("Features")
     if flags is None:
         return ["NEON"] if platform.machine() == "arm64" else None
     present = set(flags.split())
@@ -100,13 +105,3 @@ def gpu() -> dict[str, Any]:
         driver.cuDeviceGetName(name, len(name), device)
         names.append(name.value.decode())
     return {"devices": names, "reason": None if names else "the NVIDIA driver sees no device"}
-
-
-def _cpuinfo(key: str) -> str | None:
-    """The first value of `key` in /proc/cpuinfo."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return None
-    match = re.search(rf"^{re.escape(key)}\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1].strip() if match else None

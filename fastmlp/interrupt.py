@@ -1,10 +1,29 @@
-"""Ctrl-C, held back while the weights are between two states."""
+"""Ctrl-C, held back while the weights are between two states, and how long that may be."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+SECONDS_A_CALL = 0.025
+"""What one compiled call of a fit aims at: Ctrl-C and the progress bar wait for its end."""
+
+
+class Pace:
+    """How many steps go into one call: guessed from their FLOPs first, then from the time that the last call took."""
+
+    def __init__(self, flops: int) -> None:
+        self._seconds = 0.5e-9 * flops  # two GFLOP/s, about NumPy's on the smallest networks
+
+    @property
+    def steps(self) -> int:
+        """How many steps the next call may make."""
+        return max(1, int(SECONDS_A_CALL / self._seconds))
+
+    def measure(self, seconds: float) -> None:
+        """Learn what a step took."""
+        self._seconds = max(seconds, 1e-9)
 
 
 @contextmanager

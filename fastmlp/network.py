@@ -6,33 +6,36 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .buffers import Buffers
 from .callbacks import ProgressBar
 from .errors import ArgumentError, ShapeError, require_name
 from .history import Epoch, History
 from .initialisation import initialise
-from .interrupt import interrupt_held
+from .interrupt import Pace, interrupt_held
 from .kernels import arrays
 from .kernels import backend as backends
-from .kernels.contract import LOSSES, array_dtype, step_flops
-from .kernels.network import Network, aligned_zeros, new_array
+from .kernels.contract import EMULATED, LOSSES, PRECISIONS, array_dtype, step_flops
+from .kernels.gpu_arrays import home_of
+from .kernels.network import Network, new_array
 from .settings import as_activations, as_callbacks, as_widths
 
 if TYPE_CHECKING:
     from .plan import Plan
-
-SECONDS_A_CALL = 0.025
-"""What one compiled call of `fit` aims at: Ctrl-C and the progress bar wait for its end."""
+    from .profile import Profile
 
 POSITIONS_A_CALL = 8192
 """How many shuffled positions or losses one call may span beyond its first epoch."""
 
-BLOCK_ELEMENTS = 2**20
-"""How many layer outputs `predict` and `loss` hold at a time."""
+BLOCK_ELEMENTS = 2**22
+"""How many layer outputs `predict` and `loss` hold at a time: 1365 rows of 1024-1024-1024-1024, so that copying each
+weight to panels once a block costs little (4096 rows took 5 % longer in blocks of 341, Zen 4; one of 2048 x 3 7 %)."""
 
 
 class MLP:
@@ -46,12 +49,20 @@ class MLP:
     optimizer: "sgd", "momentum", "nesterov", "adam" or "adamw"; `learning_rate`, `l2`, `momentum`, `beta1`, `beta2` and
         `epsilon` are the letters of their formulas in `fastmlp.kernels.contract`.
     dtype: "float32" or "float64": of the parameters and of all arithmetic. "bfloat16": all arrays are float32, and so
-        is all arithmetic, but the operands of every product are rounded to bfloat16, as contract.BFLOAT16 says.
-    backend: "numpy", "cpu", "cuda", or "auto", which `net.backend` then resolves; no other name ever falls back.
+        is all arithmetic, but the operands of every product are rounded to bfloat16, as contract.BFLOAT16 says: about
+        twice as fast as float32 where the processor has an instruction for it, else emulated, which a warning says.
+        "float16" on "cuda", and emulated on "numpy": the same with float16, which has three bits more, but overflows to
+        Inf above 65,504 and loses what is below 2^-25, gradients of single samples included (contract.FLOAT16).
+    precision: "highest", or for dtype "float32" also "high": products may be off by 2^-15 of those of their operands'
+        absolute values, as contract.HIGH says, where the processor is faster so (AMX); elsewhere it is as "highest".
+        `net.plan()` says which.
+    backend: "numpy", "cpu", "cuda", or "auto", which `net.backend` then resolves: "cpu", unless it was measured on this
+        machine (fastmlp bench --suite crossover) that another is sooner; no other name ever falls back.
     seed: of initialisation and shuffling, 0 or more; None draws one from the system.
 
     Biases begin at zero, weights as `fastmlp.initialisation.initialise` says. One seed gives the same bits on every run
-    and for any number of threads, and the same first weights, rounded, in all dtypes.
+    and for any number of threads, and the same first weights, rounded, in all dtypes. Backends round differently, so
+    name one where "auto" must not choose by measurements.
 
     Raises ArgumentError or DTypeError for a setting that cannot be used, BackendUnavailable for a backend that cannot
     run here.
@@ -74,6 +85,7 @@ class MLP:
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
+        precision: str = "highest",
     ) -> None:
         widths = as_widths(layers)
         activations = as_activations(activation, output_activation, len(widths) - 1)
@@ -84,17 +96,21 @@ class MLP:
             )
         dtype = arrays.as_network_dtype("dtype", dtype)
         bfloat16 = dtype == "bfloat16"
-        self._structure = Network(widths, activations, loss, np.dtype(array_dtype(dtype)), bfloat16)
+        high = require_name("precision", precision, PRECISIONS) == "high"
+        if high and dtype != "float32":
+            raise ArgumentError(f"precision 'high' is of dtype 'float32' alone; got dtype {dtype!r}.")
+        self._structure = Network(
+            widths, activations, loss, np.dtype(array_dtype(dtype)), bfloat16, high, dtype == "float16"
+        )
         self._optimizer = arrays.as_optimizer(optimizer, learning_rate, l2, momentum, beta1, beta2, epsilon)
         self.learning_rate = learning_rate
         self._random = np.random.Generator(
             np.random.PCG64(None if seed is None else arrays.as_integer("seed", seed, 0))
         )
-        self._use(backend)
-
-        self._parameters = aligned_zeros(self._structure.size, self.dtype)
-        self._optimizer_state = self._optimizer.new_state(self._structure.size, self.dtype)
-        initialise(self._structure, self._parameters, self._random)
+        name, module = self._chosen(backend)
+        self._buffers = Buffers(self._structure, self._optimizer)
+        self._use(backend, name, module)
+        initialise(self._structure, self.parameters, self._random)
         self.updates = 0
         """Steps made so far."""
         self.epochs = 0
@@ -111,7 +127,7 @@ class MLP:
 
     @property
     def dtype(self) -> np.dtype:
-        """Element type of the arrays: parameters, inputs and outputs; float32 for a network of dtype "bfloat16"."""
+        """Element type of the arrays: parameters, inputs and outputs; float32 where products take 16-bit operands."""
         return self._structure.dtype
 
     @property
@@ -127,22 +143,22 @@ class MLP:
     @property
     def parameters(self) -> np.ndarray:
         """The flat buffer, live, that weights and biases are views of; the gaps between them are zero and stay so."""
-        return self._parameters
+        return self._buffers.parameters
 
     @property
     def optimizer_state(self) -> np.ndarray:
         """The optimiser's memory[slots, size], live, each slot laid out as `parameters`."""
-        return self._optimizer_state
+        return self._buffers.state
 
     @property
     def weights(self) -> list[np.ndarray]:
         """Live views w[in, out], one a layer; assigning to one, as `net.weights[0] = w` does, writes through it."""
-        return _Views(self._structure.weights(self._parameters))
+        return _Views(self._structure.weights(self.parameters))
 
     @property
     def biases(self) -> list[np.ndarray]:
         """Live views b[out], one a layer; assigning to one writes through it."""
-        return _Views(self._structure.biases(self._parameters))
+        return _Views(self._structure.biases(self.parameters))
 
     @property
     def learning_rate(self) -> float:
@@ -182,6 +198,7 @@ class MLP:
             "dtype": structure.dtype_name,
             "optimizer": optimizer.pop("name"),
             **optimizer,
+            "precision": structure.precision,
         }
 
     def __repr__(self) -> str:
@@ -200,20 +217,27 @@ class MLP:
     def to(self, backend: str) -> "MLP":
         """Compute with another backend, "auto" among them, from now on; returns the network itself.
 
-        Parameters, the optimiser's memory and the random state stay as they are, and so do views of them.
+        Parameters, the optimiser's memory and the random state stay as they are, bit for bit, and so do views of them.
+        "cuda" means the device that is CuPy's current one at this moment.
 
         Raises ArgumentError or BackendUnavailable, and changes nothing then.
         """
-        self._use(backend)
+        self._use(backend, *self._chosen(backend))
         self._training, self._inference = None, threading.local()
         return self
 
-    def _use(self, backend: str) -> None:
-        name, module = backends.resolve(backend)
-        backends.require_dtype(name, self._structure.dtype_name)
-        if self._structure.bfloat16:
-            _announce_emulation(name)
-        self._backend_asked, self._backend_name, self._backend = backend, name, module
+    def _chosen(self, backend: str) -> tuple[str, ModuleType]:
+        """The backend's name and module, judged."""
+        name, module = backends.resolve(backend, self._structure)
+        backends.require_dtype(name, self._structure.dtype_name, self._structure.precision)
+        structure = self._structure
+        if (structure.bfloat16 and module.BFLOAT16 == EMULATED) or (structure.float16 and module.FLOAT16 == EMULATED):
+            announce_emulation(name, structure.dtype_name)
+        return name, module
+
+    def _use(self, asked: str, name: str, module: ModuleType) -> None:
+        self._buffers.move(module)
+        self._backend_asked, self._backend_name, self._backend = asked, name, module
 
     def train_step(self, x: Any, y: Any) -> float:
         """One update from the batch x[n, in] and its targets y[n, out] (or labels y[n]); the loss before the update.
@@ -221,21 +245,7 @@ class MLP:
         Raises ShapeError, DTypeError or ArgumentError, before anything is written, for arrays that do not fit.
         """
         x, y = self._samples(x, y)
-        self._backend.train(
-            self._structure,
-            self._optimizer,
-            self._parameters,
-            self._optimizer_state,
-            self.updates,
-            x,
-            y,
-            None,
-            0,
-            len(x),
-            self._step_loss,
-            self._training_workspace(len(x)),
-        )
-        self.updates += 1
+        self._train(x, y, None, 0, len(x), self._step_loss)
         return float(self._step_loss[0])
 
     def fit(
@@ -267,8 +277,7 @@ class MLP:
         x, y = self._samples(x, y)
         validation = None if validation_data is None else self._validation(validation_data)
         callbacks = as_callbacks(callbacks)
-        if resident := getattr(self._backend, "resident", None):
-            x, y = resident(x), resident(y)
+        x, y = self._buffers.near(x), self._buffers.near(y)
         n = len(x)
         epochs = arrays.as_integer("epochs", epochs, 0)
         batch_size = n if batch_size is None else min(n, arrays.as_integer("batch_size", batch_size))
@@ -280,7 +289,7 @@ class MLP:
         share[-1] = (n - (steps - 1) * batch_size) / n
         if self._training is not None and self._training.rows > batch_size:
             self._training = None
-        pace = _Pace(step_flops(self.layers, batch_size))
+        pace = Pace(step_flops(self.layers, batch_size))
         history, diverged = History(), False
         with ProgressBar(epochs, steps, progress) as bar:
             for first in range(0, epochs, together):
@@ -303,11 +312,34 @@ class MLP:
 
         Raises ShapeError or DTypeError for an array that does not fit.
         """
+        direct, most_rows, width, dtype = self._direct_prediction()
+        if type(x) is np.ndarray and x.ndim == 2 and len(x) <= most_rows:
+            out = new_array((len(x), width), dtype)
+            if direct(x, out):
+                return out
+        if self._buffers.gpu is not None:
+            return self._predict_on_gpu(x)
         structure = self._structure
-        x = arrays.as_samples("x", x, structure.widths[0], structure.dtype)
-        out = new_array((len(x), structure.widths[-1]), structure.dtype)
-        self._backend.forward(structure, self._parameters, x, out, self._inference_workspace())
+        x = arrays.as_samples("x", x, structure.widths[0], dtype)
+        out = new_array((len(x), width), dtype)
+        self._backend.forward(structure, self._buffers.here[0], x, out, self._inference_workspace())
         return out
+
+    def _direct_prediction(self) -> tuple[Callable[[np.ndarray, np.ndarray], int], int, int, np.dtype]:
+        """The backend's `predictor` for this thread, up to how many rows it is for; the outputs' width and dtype."""
+        try:
+            return self._inference.direct
+        except AttributeError:
+            make = getattr(self._backend, "predictor", _no_predictor)
+            offer = make(self._structure, self._buffers.here[0], self._inference_workspace())
+            self._inference.direct = *offer, self.layers[-1], self.dtype
+            return self._inference.direct
+
+    def _predict_on_gpu(self, x: Any) -> Any:
+        samples, home = self._inputs("x", x), home_of("x", x)
+        out = home.new((len(samples), self.layers[-1]), self.dtype)
+        self._backend.forward(self._structure, self._buffers.operands()[0], samples, out, self._inference_workspace())
+        return home.give(out)
 
     def predict_proba(self, x: Any) -> np.ndarray:
         """Probabilities p[n, out] for x[n, in]: softmax of the outputs, or sigmoid for the binary losses.
@@ -331,11 +363,14 @@ class MLP:
 
     def gradients(self, x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]]:
         """(J, [dJ/dw, ...], [dJ/db, ...]) of one batch, without the L2 term; fresh arrays. Raises as `train_step`."""
-        x, y = self._samples(x, y)
-        gradient = aligned_zeros(self._structure.size, self.dtype)
-        workspace = self._training_workspace(len(x))
-        loss = self._backend.gradients(self._structure, self._parameters, x, y, gradient, workspace)
-        return float(loss), self._structure.weights(gradient), self._structure.biases(gradient)
+        samples, target = self._samples(x, y)
+        home, size = home_of("x", x), self._structure.size
+        gradient = home.new((size,), self.dtype)
+        workspace = self._training_workspace(len(samples))
+        parameters = self._buffers.operands()[0]
+        loss = self._backend.gradients(self._structure, parameters, samples, target, gradient, workspace)
+        dw, db = self._structure.weights(gradient), self._structure.biases(gradient)
+        return float(loss), [home.give(array) for array in dw], [home.give(array) for array in db]
 
     def plan(self, batch_size: int = 128) -> "Plan":
         """What a step on `batch_size` rows will run, how much memory it takes, and the time the machine allows."""
@@ -343,6 +378,15 @@ class MLP:
 
         rows = arrays.as_integer("batch_size", batch_size)
         return Plan(self._structure, self._optimizer, self._backend_name, self._backend_asked, rows)
+
+    def profile(self, x: Any, y: Any, batch_size: int | None = 128, shuffle: bool = True, **options: Any) -> "Profile":
+        """One step of `fit` taken apart: the time, work and roofs of every part, and what holds it back, in words.
+
+        The network stays as it is. `options` are those of `fastmlp.profile.profile`, which says what is raised.
+        """
+        from .profile import profile
+
+        return profile(self, x, y, batch_size, shuffle, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint (safetensors), completely or not at all. Raises OSError where it cannot be written."""
@@ -360,17 +404,19 @@ class MLP:
 
         return checkpoint.load(path, backend)
 
-    def _samples(self, x: Any, y: Any, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
+    def _inputs(self, name: str, x: Any) -> Any:
+        """Inputs, judged."""
+        with self._buffers.device():
+            return arrays.as_samples(name, x, self._structure.widths[0], self.dtype, self._buffers.gpu)
+
+    def _samples(self, x: Any, y: Any, prefix: str = "") -> tuple[Any, Any]:
         """Inputs and targets, judged and apart from the parameters in memory; one row at least, to take a mean over."""
-        x = arrays.as_samples(prefix + "x", x, self._structure.widths[0], self._structure.dtype)
+        x = self._inputs(prefix + "x", x)
         if len(x) == 0:
             raise ShapeError(f"{prefix}x must hold at least one row; got shape {x.shape}.")
-        y = arrays.as_target(prefix + "y", y, len(x), self._structure)
-        if np.may_share_memory(x, self._parameters):
-            x = x.copy()
-        if np.may_share_memory(y, self._parameters):
-            y = y.copy()
-        return x, y
+        with self._buffers.device():
+            y = arrays.as_target(prefix + "y", y, len(x), self._structure, self._buffers.gpu)
+        return self._buffers.apart(x), self._buffers.apart(y)
 
     def _validation(self, validation_data: Any) -> tuple[np.ndarray, np.ndarray]:
         if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
@@ -381,7 +427,7 @@ class MLP:
     def _training_workspace(self, rows: int) -> Any:
         if self._training is None or self._training.rows < rows:
             self._training = None  # give the old one back before the new one is made
-            self._training = self._backend.Workspace(self._structure, rows, True)
+            self._training = self._workspace(rows, True)
         return self._training
 
     def _inference_workspace(self) -> Any:
@@ -389,30 +435,53 @@ class MLP:
             return self._inference.workspace
         except AttributeError:
             rows = max(1, min(4096, BLOCK_ELEMENTS // sum(self.layers[1:])))
-            self._inference.workspace = self._backend.Workspace(self._structure, rows, False)
+            self._inference.workspace = self._workspace(rows, False)
             return self._inference.workspace
 
-    def _mean_loss(self, x: np.ndarray, target: np.ndarray) -> float:
+    def _workspace(self, rows: int, training: bool) -> Any:
+        with self._buffers.device():
+            return self._backend.Workspace(self._structure, rows, training)
+
+    def _mean_loss(self, x: Any, target: Any) -> float:
         """The loss in blocks of rows, each weighted by its share: every loss is a mean over the samples."""
-        workspace = self._inference_workspace()
-        out = aligned_zeros((min(len(x), workspace.rows), self.layers[-1]), self.dtype)
+        workspace, near = self._inference_workspace(), self._buffers.near
+        out = self._buffers.room((min(len(x), workspace.rows), self.layers[-1]), self.dtype)
         total = 0.0
         for start in range(0, len(x), workspace.rows):
-            rows = x[start : start + workspace.rows]
+            rows = near(x[start : start + workspace.rows])
             y = out[: len(rows)]
-            self._backend.forward(self._structure, self._parameters, rows, y, workspace)
+            self._backend.forward(self._structure, self._buffers.operands()[0], rows, y, workspace)
             share = len(rows) / len(x)
-            total += share * self._backend.loss(self._structure, y, target[start : start + len(rows)])
+            total += share * self._backend.loss(self._structure, y, near(target[start : start + len(rows)]))
         return total
+
+    def _train(self, x: Any, y: Any, order: Any, start: int, batch_size: int, losses: np.ndarray) -> None:
+        """Make len(losses) steps, as the backend's `train` says, and count those made, though it may fail."""
+        with interrupt_held() if self._buffers.gpu is not None else nullcontext():  # a step is launches, one by one
+            workspace = self._training_workspace(batch_size)
+            parameters, state = self._buffers.operands()
+            made = 0
+            try:
+                self._backend.train(
+                    self._structure, self._optimizer, parameters, state, self.updates, x, y, order, start, batch_size,
+                    losses, workspace,
+                )  # fmt: skip
+                made = len(losses)
+            except Exception as error:
+                made = getattr(error, "steps", 0)
+                raise
+            finally:
+                self.updates += made
+                self._buffers.written()
 
     def _train_epochs(
         self,
-        x: np.ndarray,
-        y: np.ndarray,
+        x: Any,
+        y: Any,
         batch_size: int,
         shuffle: bool,
         losses: np.ndarray,
-        pace: "_Pace",
+        pace: Pace,
         bar: ProgressBar,
     ) -> None:
         """Train len(losses) epochs, in calls of about SECONDS_A_CALL; writes the losses[epochs, steps].
@@ -421,7 +490,7 @@ class MLP:
         more epochs than it began.
         """
         n, steps = len(x), losses.shape[1]
-        flat, done = losses.reshape(-1), 0
+        flat, done, earlier = losses.reshape(-1), 0, self.updates
         before = self._random.bit_generator.state
         try:
             order = self._shuffled(n, len(losses)) if shuffle else None
@@ -429,25 +498,13 @@ class MLP:
                 began = time.perf_counter()
                 count = min(pace.steps, len(flat) - done)
                 with interrupt_held():
-                    self._backend.train(
-                        self._structure,
-                        self._optimizer,
-                        self._parameters,
-                        self._optimizer_state,
-                        self.updates,
-                        x,
-                        y,
-                        order,
-                        done // steps * n + done % steps * batch_size,
-                        batch_size,
-                        flat[done : done + count],
-                        self._training_workspace(batch_size),
-                    )
-                    self.updates += count
-                    done += count
+                    first = done // steps * n + done % steps * batch_size
+                    self._train(x, y, order, first, batch_size, flat[done : done + count])
+                    done = self.updates - earlier
                 pace.measure((time.perf_counter() - began) / count)
                 bar.advance(count, float(flat[done - 1]))
         finally:
+            done = self.updates - earlier
             self.epochs += done // steps
             if shuffle and done < len(flat):
                 self._random.bit_generator.state = before
@@ -469,6 +526,10 @@ class MLP:
         return any(answers)
 
 
+def _no_predictor(structure: Network, parameters: np.ndarray, workspace: Any) -> tuple[Callable[..., int], int]:
+    return lambda x, out: False, -1
+
+
 class _Views(list[np.ndarray]):
     """Live views of one buffer: to assign to one is to write its elements, so that it stays a view."""
 
@@ -476,26 +537,12 @@ class _Views(list[np.ndarray]):
         self[index][...] = value
 
 
-class _Pace:
-    """How many steps go into one call: guessed from their FLOPs first, then from the time that the last call took."""
-
-    def __init__(self, flops: int) -> None:
-        self._seconds = 0.5e-9 * flops  # two GFLOP/s, about NumPy's on the smallest networks
-
-    @property
-    def steps(self) -> int:
-        return max(1, int(SECONDS_A_CALL / self._seconds))
-
-    def measure(self, seconds: float) -> None:
-        self._seconds = max(seconds, 1e-9)
-
-
 @functools.cache
-def _announce_emulation(backend: str) -> None:
-    """Warn, once a process for each backend, that bfloat16 saves no time there."""
+def announce_emulation(backend: str, dtype: str = "bfloat16") -> None:
+    """Warn, once a process for each backend, that this dtype saves no time there."""
     warnings.warn(
-        f"dtype 'bfloat16' is emulated on backend {backend!r}: operands are rounded to bfloat16 and multiplied in "
-        "float32, which is slower than dtype='float32'. It shows how a network trains on a matrix unit.",
+        f"dtype {dtype!r} is emulated on backend {backend!r}: operands are rounded to {dtype} and multiplied in "
+        f"float32, which is slower than dtype='float32'. It shows how a network trains where {dtype} is fast.",
         RuntimeWarning,
         stacklevel=4,
     )

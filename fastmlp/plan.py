@@ -1,10 +1,12 @@
 """What a training step will run, how much memory it takes, and the time that the machine's ceilings allow."""
 
+import textwrap
 from dataclasses import dataclass
 from functools import cached_property
 
 from .kernels import backend as backends
-from .kernels.contract import OPERATIONS, forward_flops, step_flops
+from .kernels.contract import LOSSES, OPERATIONS, forward_flops, step_flops
+from .kernels.crossover import Cell
 from .kernels.network import Network, Optimizer
 
 MANY_STEPS = 1000
@@ -40,8 +42,18 @@ class Plan:
         """Why this backend."""
         if self.asked != "auto":
             return "asked for by name"
-        absent = backends.status()["cpu"]
-        return "auto: the fastest that can run here" if absent is None else f"auto: 'cpu' cannot run here: {absent}"
+        return f"auto, {backends.automatic(self.structure)[1]}"
+
+    @property
+    def kernel(self) -> str | None:
+        """Which of its ways to train the backend takes; None where it has but one."""
+        kernels_of = getattr(backends.load(self.backend), "training_kernels", None)
+        return None if kernels_of is None else next(iter(kernels_of(self.structure)))
+
+    @property
+    def measured(self) -> Cell | None:
+        """What was measured on this machine of such a network and batch, the fastest first; None if nothing was."""
+        return backends.crossover().nearest(self.structure, self.batch_size)
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
@@ -98,8 +110,10 @@ class Plan:
     @cached_property
     def ceilings(self) -> tuple[float, float] | None:
         """(FLOP/s, bytes/s) that this machine reaches at most with what this plan holds; None if not measured."""
-        ceilings = getattr(backends.load(self.backend), "ceilings", None)
-        return None if ceilings is None else ceilings(self.structure.dtype, self.nbytes, self.threads)
+        measured = backends.ceilings(self.backend)
+        if measured is None:
+            return None
+        return measured.peak(self.structure.arithmetic, self.threads), measured.bandwidth(self.nbytes, self.threads)
 
     @property
     def seconds_allowed(self) -> float | None:
@@ -109,6 +123,19 @@ class Plan:
         flops, bandwidth = self.ceilings
         return sum(max(phase.flops / flops, phase.bytes / bandwidth) for phase in self.phases)
 
+    @property
+    def _products(self) -> list[str]:
+        """How products run, where the backend has more than one way."""
+        describe = getattr(backends.load(self.backend), "describe", None)
+        return [] if describe is None else [f"products: {describe(self.structure)}"]
+
+    @property
+    def _training(self) -> list[str]:
+        """What trains, where the backend has more than one way."""
+        describe = getattr(backends.load(self.backend), "training_kernel", None)
+        labels = LOSSES[self.structure.loss].target == "classes"
+        return [] if describe is None else [describe(self.structure, self.optimizer, self.batch_size, labels)]
+
     def __str__(self) -> str:
         widths = "-".join(map(str, self.structure.widths))
         unknown = "threads of the GPU" if self.backend == "cuda" else "threads as NumPy's BLAS decides"
@@ -116,8 +143,13 @@ class Plan:
         lines = [
             f"MLP {widths}, {self.structure.dtype_name}, {self.structure.loss}, {self.optimizer.name}, "
             f"batch {self.batch_size}",
-            f"backend {self.backend} ({self.reason}), {threads}",
-            *([f"bfloat16 is {backends.BFLOAT16}"] if self.structure.bfloat16 else []),
+            f"backend {self.backend} ({self.reason})",
+            f"{'' if self.kernel is None else f'kernel {self.kernel}, '}{threads}",
+            *([f"bfloat16 is {backends.load(self.backend).BFLOAT16}"] if self.structure.bfloat16 else []),
+            *([f"float16 is {backends.load(self.backend).FLOAT16}"] if self.structure.float16 else []),
+            *([f"precision high is {backends.load(self.backend).HIGH}"] if self.structure.high else []),
+            *self._products,
+            *(f"trains by {each}" for each in self._training),
             "",
             f"{'layer':>5}  {'operation':<22}  {'n x k x m':>18}  {'activation':<10}  {'MFLOP':>10}  {'KiB moved':>10}",
         ]
@@ -132,6 +164,13 @@ class Plan:
             lines += [
                 f"the machine allows {1e6 * self.seconds_allowed:.2f} us a step "
                 f"({flops / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s)",
+                "",
+            ]
+        if self.measured is not None:
+            times = "; ".join(f"{each} {each.us:.4g}" for each in self.measured.contenders)
+            lines += [
+                f"measured here, four layers {self.measured.width} wide, batch {self.measured.batch_size}, us a step:",
+                *textwrap.wrap(times, 120, initial_indent="  ", subsequent_indent="  "),
                 "",
             ]
         lines += [f"{kind:<26} {_binary(size):>12}" for kind, size in {**self.memory, "total": self.nbytes}.items()]

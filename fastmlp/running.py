@@ -1,4 +1,4 @@
-"""`fastmlp run`: a Python program as it is, with scikit-learn's MLPs on our kernels."""
+"""`fastmlp run` and `profile --script`: a Python program as it is, its MLPs on our kernels or watched."""
 
 import os
 import runpy
@@ -16,14 +16,24 @@ def run(arguments: Sequence[str], module: bool, verbose: bool) -> None:
 
     Raises ArgumentError where there is no such script or no scikit-learn, and whatever the program raises.
     """
-    program = arguments[0]
-    if not module and not os.path.exists(program):
-        raise ArgumentError(f"run takes the path of a Python script; there is nothing at {program!r}")
+    require_program(arguments, module)
     try:
         from . import sklearn
     except ImportError as error:
         raise ArgumentError(str(error)) from error
     sklearn.patch(verbose)
+    execute(arguments, module)
+
+
+def require_program(arguments: Sequence[str], module: bool) -> None:
+    """Raise ArgumentError where there is no such script."""
+    if not module and not os.path.exists(arguments[0]):
+        raise ArgumentError(f"run takes the path of a Python script; there is nothing at {arguments[0]!r}")
+
+
+def execute(arguments: Sequence[str], module: bool) -> None:
+    """Run a program with its arguments as `python` would; raises whatever it raises."""
+    program = arguments[0]
     sys.argv[:] = arguments
     if module:
         sys.path.insert(0, os.getcwd())

@@ -9,26 +9,31 @@ from .kernels.arrays import as_network_dtype
 from .network import MLP
 
 
-def warmup(dtype: str = "float32", tell: Callable[[str], object] = lambda name: None) -> None:
-    """Compile all kernels for networks of `dtype`, and keep them for the next process.
+def warmup(
+    dtype: str = "float32", tell: Callable[[str], object] = lambda name: None, *, precision: str = "highest"
+) -> None:
+    """Compile all kernels for networks of `dtype` and `precision`, and keep them for the next process.
 
-    "bfloat16" shares those of "float32". It takes some ten seconds, or less than one where the kernels have been kept.
-    `tell` is called with the name of each group of kernels when its turn comes. Raises ArgumentError for another dtype,
+    "bfloat16" shares all but training, prediction and matmul with "float32", and so does precision "high" where its
+    operands are split. It takes some ten seconds, or less than one where the kernels have been kept. `tell` is called
+    with the name of each group of kernels when its turn comes. Raises ArgumentError for another dtype or precision,
     BackendUnavailable without Numba.
     """
-    for name in _stages(as_network_dtype("dtype", dtype)):
+    for name in _stages(as_network_dtype("dtype", dtype), precision):
         tell(name)
 
 
-def _stages(dtype: str) -> Iterator[str]:
+def _stages(dtype: str, precision: str) -> Iterator[str]:
     """Let every compiled function do something, by the calls that users make; each group's name comes before it."""
-    # A network of narrow layers is trained in another way than one of wide ones.
-    for name, widths in (("training", (200, 200)), ("training of narrow networks", (3, 2))):
+    # A network of narrow layers is trained in another way than one of wide ones, whose operands "high" may split.
+    for name, widths in (("training", (256, 256)), ("training of narrow networks", (3, 2))):
         yield name
-        net = MLP(widths, dtype=dtype, backend="cpu")
+        net = MLP(widths, dtype=dtype, backend="cpu", precision=precision)
         x, t = np.ones((2, widths[0]), net.dtype), np.ones((2, widths[1]), net.dtype)
         net.train_step(x, t)
         net.gradients(x, t)
+        net.predict(x)
+        net.predict(x[:1])
     labels = np.zeros(2, np.int64)
     MLP(widths, loss="cross_entropy", dtype=dtype, backend="cpu").train_step(x, labels)
     yield "prediction"
@@ -41,6 +46,10 @@ def _stages(dtype: str) -> Iterator[str]:
     yield "matmul"
     kernels.matmul(small, small, backend="cpu")
     kernels.matmul(large, large, backend="cpu")
+    if dtype == "bfloat16":
+        kernels.matmul(large, large, dtype="bfloat16", backend="cpu")
+    if precision == "high":
+        kernels.matmul(large, large, precision="high", backend="cpu")
     yield "bias_add"
     kernels.bias_add(small, row, backend="cpu")
     yield "linear_forward"

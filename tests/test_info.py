@@ -5,7 +5,7 @@ import os
 import pytest
 
 from fastmlp import info
-from fastmlp.kernels import cores, gpu
+from fastmlp.kernels import cores, gpu, processor
 
 
 def test_version_2_quota(tmp_path):
@@ -37,7 +37,7 @@ def test_usable_cores_obey_mask_and_quota(tmp_path, monkeypatch):
 
 def test_nothing_published_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Linux")
-    monkeypatch.setattr(info, "_cpuinfo", lambda key: None)
+    monkeypatch.setattr(processor, "cpuinfo", lambda key: None)
     assert cores.cgroup_quota(tmp_path / "absent") is None
     facts = info.machine()
     assert facts["usable_cores"] >= 1
@@ -45,7 +45,7 @@ def test_nothing_published_is_no_error(tmp_path, monkeypatch):
 
 
 def test_instruction_sets_are_read_from_the_flags(monkeypatch):
-    monkeypatch.setattr(info, "_cpuinfo", lambda key: "fpu avx2 fma amx_tile" if key == "flags" else None)
+    monkeypatch.setattr(processor, "cpuinfo", lambda key: "fpu avx2 fma amx_tile" if key == "flags" else None)
     assert info.instruction_sets() == ["FMA", "AVX2", "AMX"]
 
 

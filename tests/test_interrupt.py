@@ -16,6 +16,14 @@ from fastmlp.kernels.network import Optimizer
 ROWS, BATCH, STEPS = 200, 16, 13
 
 
+@pytest.fixture(autouse=True)
+def interrupts_arrive():
+    """A shell starts what runs in its background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def problem(rng):
     return rng.standard_normal((ROWS, 8)).astype(np.float32), rng.standard_normal((ROWS, 4)).astype(np.float32)
 

@@ -74,6 +74,19 @@ def test_printed_it_tells_all(backend_name):
     assert "asked for by name" not in str(MLP((3, 2)).plan())
 
 
+class Known:
+    """Ceilings that the test says."""
+
+    def __init__(self, flops, bandwidth):
+        self.flops, self.bandwidth_on = flops, bandwidth
+
+    def peak(self, dtype, threads):
+        return self.flops
+
+    def bandwidth(self, working_set, threads):
+        return self.bandwidth_on(threads)
+
+
 def test_threads_are_those_the_backend_takes(backend_name, monkeypatch):
     planned = MLP((64, 128, 10), backend=backend_name).plan()
     if backend_name == "numpy":
@@ -81,7 +94,7 @@ def test_threads_are_those_the_backend_takes(backend_name, monkeypatch):
         assert "threads as NumPy's BLAS decides" in str(planned)
     backend = backends.load(backend_name)
     monkeypatch.setattr(backend, "threads_for", lambda flops, steps: flops, raising=False)
-    monkeypatch.setattr(backend, "ceilings", lambda dtype, size, threads: (1e12, threads), raising=False)
+    monkeypatch.setattr(backend, "ceilings", lambda: Known(1e12, lambda threads: threads), raising=False)
     planned = MLP((64, 128, 10), backend=backend_name).plan()
     assert planned.threads == planned.flops
     assert f"threads: {planned.flops}" in str(planned)
@@ -89,7 +102,8 @@ def test_threads_are_those_the_backend_takes(backend_name, monkeypatch):
 
 
 def test_why_auto_chose_numpy(monkeypatch):
-    monkeypatch.setattr(plan.backends, "status", lambda: {"numpy": None, "cpu": "no Numba here"})
+    attempt = backends._attempt
+    monkeypatch.setattr(backends, "_attempt", lambda name: (None, "no Numba here") if name == "cpu" else attempt(name))
     chosen = plan.Plan(MLP((3, 2), backend="numpy").structure, plan.Optimizer(), "numpy", "auto", 1)
     assert "no Numba here" in str(chosen)
 
@@ -99,7 +113,8 @@ def test_the_time_the_machine_allows(monkeypatch):
     planned = MLP((8, 16, 4), backend="numpy").plan(10)
     backend = backends.load("numpy")
     for ceilings, expected in (((1e12, 1e9), planned.bytes / 1e9), ((1e9, 1e12), planned.flops / 1e9)):
-        monkeypatch.setattr(backend, "ceilings", lambda dtype, size, threads, value=ceilings: value, raising=False)
+        known = Known(ceilings[0], lambda threads, bandwidth=ceilings[1]: bandwidth)
+        monkeypatch.setattr(backend, "ceilings", lambda known=known: known, raising=False)
         measured = MLP((8, 16, 4), backend="numpy").plan(10)
         assert measured.seconds_allowed == pytest.approx(expected, rel=1e-12)
         assert f"{1e6 * expected:.2f} us a step" in str(measured)
