@@ -1,4 +1,4 @@
-"""fastmlp.sklearn against scikit-learn: fits, single predictions and a grid search as users write them.
+"""fastmlp.sklearn against scikit-learn, as users write it: fits, predictions and updates by one row, a grid search.
 
 `python -m fastmlp.bench.drop_in [--json FILE] [--budget SECONDS]`
 """
@@ -6,6 +6,7 @@
 import argparse
 import datetime
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ import fastmlp.sklearn
 
 from .. import info
 from . import timing
+from .progress import Bar
 
 BUDGET_S = 6.0
 """Seconds of timing for each row."""
@@ -67,6 +69,25 @@ def _predictions(x: np.ndarray, y: np.ndarray) -> Sides:
     return partial(predict, theirs), partial(predict, ours)
 
 
+def _updates(x: np.ndarray, y: np.ndarray) -> Sides:
+    """A hundred calls of partial_fit, each with a single row."""
+    classes = np.unique(y)
+    losses, calls = [], []
+
+    def learn(estimator: Any) -> None:
+        for i in range(100):
+            estimator.partial_fit(x[i : i + 1], y[i : i + 1], classes=classes)
+
+    for module in (neural_network, fastmlp.sklearn):
+        estimator = module.MLPClassifier(random_state=0)
+        learn(estimator)
+        losses.append(estimator.loss_)
+        calls.append(partial(learn, estimator))
+    if abs(losses[1] / losses[0] - 1) > AGREEMENT[x.dtype.name]:
+        raise ArithmeticError(f"partial_fit: the losses are {losses}")
+    return calls[0], calls[1]
+
+
 def _searches(x: np.ndarray, y: np.ndarray) -> Sides:
     """A grid search over 12 settings and 3 folds in two processes."""
     grid = {"hidden_layer_sizes": [(50,), (100,), (64, 64)], "alpha": [1e-4, 1e-2], "learning_rate_init": [1e-3, 1e-2]}
@@ -96,6 +117,7 @@ def sides() -> dict[str, Callable[[], Sides]]:
             _fits, "MLPRegressor", diabetes, progress, max_iter=200, random_state=0
         ),
         "1000 x predict of one row": partial(_predictions, digits, labels),
+        "100 x partial_fit of one row": partial(_updates, digits, labels),
         "GridSearchCV, 12 settings x 3 folds, n_jobs=2": partial(_searches, digits, labels),
     }
 
@@ -109,28 +131,35 @@ def measure(name: str, make: Callable[[], Sides], budget_s: float) -> Row:
 
 
 def main() -> None:
-    """Measure every row, print it, and write the document if asked."""
+    """Measure every row, print it, and write the document if asked; after Ctrl-C too, of what is finished."""
     parser = argparse.ArgumentParser(prog="python -m fastmlp.bench.drop_in", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="of timing for each row")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    rows = []
-    for name, make in sides().items():
-        row = measure(name, make, options.budget)
-        rows.append(asdict(row))
-        noisy = " ~" if row.times_faster.noisy else ""
-        print(
-            f"{name}: {row.scikit_learn_s.median * 1e3:.1f} ms, {row.fastmlp_s.median * 1e3:.1f} ms, "
-            f"{row.times_faster.median:.2f} times faster{noisy}",
-            flush=True,
-        )
+    rows, chosen, status = [], sides(), 0
+    with Bar(len(chosen)) as bar:
+        try:
+            for name, make in chosen.items():
+                bar.tell(name)
+                row = measure(name, make, options.budget)
+                rows.append(asdict(row))
+                bar.advance()
+                noisy = " ~" if row.times_faster.noisy else ""
+                print(
+                    f"{name}: {row.scikit_learn_s.median * 1e3:.1f} ms, {row.fastmlp_s.median * 1e3:.1f} ms, "
+                    f"{row.times_faster.median:.2f} times faster{noisy}",
+                    flush=True,
+                )
+        except KeyboardInterrupt:
+            status = 130
     if options.json:
         import sklearn
 
         today = datetime.date.today().isoformat()
         document = {"date": today, "scikit-learn": sklearn.__version__, **info.collect(), "rows": rows}
         options.json.write_text(json.dumps(document, indent=1) + "\n")
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The suite `infer`: one call of `predict` from Python, checks and a fresh output included."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..kernels.contract import forward_flops
-from .contest import REFERENCE, Setting, contest, judge, sides_of_calls
+from ..kernels.contract import array_dtype, forward_flops
+from .contest import REFERENCE, ROUNDING, Setting, contest, judge, sides_of_calls
 from .timing import seconds
 from .training import new_network
 from .workloads import Workload
@@ -18,12 +19,17 @@ def infer_row(workload: Workload, setting: Setting) -> dict[str, Any]:
     dtype = workload.dtype or setting.dtype
     x = workload.make(workload).x
     net, ours = new_network(workload, REFERENCE, dtype), new_network(workload, setting.backend, dtype)
-    x_, weights, biases = x.astype(dtype), net.weights, net.biases
+    x_, weights, biases = x.astype(array_dtype(dtype)), net.weights, net.biases
     reference = _bare(workload, weights, biases, x_)
     single, double = (
         _bare(workload, [w.astype(kind) for w in weights], [b.astype(kind) for b in biases], x.astype(kind))()
         for kind in ("float32", "float64")
     )
+    in_float32: Callable[[], object] | None = None
+    if dtype in ROUNDING:
+        single = net.predict(x_)
+        reference = partial(net.predict, x_) if dtype == "bfloat16" else reference
+        in_float32 = partial(new_network(workload, setting.backend, "float32").predict, x_)
     received: list[np.ndarray] = []
     first_call_s = seconds(lambda: received.append(ours.predict(x_)))
     agreement = judge(dtype, [single], [double], received)
@@ -36,6 +42,8 @@ def infer_row(workload: Workload, setting: Setting) -> dict[str, Any]:
         lambda: ours.predict(x_),
         agreement,
         first_call_s,
+        lambda: new_network(workload, REFERENCE, "bfloat16").predict(x),
+        in_float32,
     )
     setting.tell(f"{workload.name}: how fast is it?")
     row = {

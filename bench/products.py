@@ -1,13 +1,15 @@
 """The suite `kernels`: plain matrix products through `fastmlp.kernels.matmul`, checks included, into a given output."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..kernels import matmul
-from ..kernels.contract import OPERATIONS
+from ..kernels.contract import OPERATIONS, array_dtype
 from ..kernels.network import aligned_zeros
-from .contest import Setting, contest, judge, sides_of_calls
+from .contest import REFERENCE, ROUNDING, Setting, contest, judge, sides_of_calls
 from .timing import seconds
 from .workloads import Product
 
@@ -17,28 +19,36 @@ def product_row(product: Product, setting: Setting) -> dict[str, Any]:
     setting.tell(f"{product.name}: do the numbers agree?")
     n, k, m, dtype = product.n, product.k, product.m, setting.dtype
     rng = np.random.default_rng(0)
-    a, b = (aligned_zeros(shape, np.dtype(dtype)) for shape in _stored(product))
+    a, b = (aligned_zeros(shape, np.dtype(array_dtype(dtype))) for shape in _stored(product))
     for array in (a, b):
         array[...] = rng.standard_normal(array.shape, dtype=np.float32)
-    ours, out = (aligned_zeros((n, m), np.dtype(dtype)) for _ in range(2))
+    ours, out = (aligned_zeros((n, m), np.dtype(array_dtype(dtype))) for _ in range(2))
     left, right = a.T if product.transpose_a else a, b.T if product.transpose_b else b
 
-    def call() -> np.ndarray:
+    def call(backend: str = setting.backend, into: np.ndarray = ours, arithmetic: str = dtype) -> np.ndarray:
         return matmul(
-            a, b, ours, transpose_a=product.transpose_a, transpose_b=product.transpose_b, backend=setting.backend
-        )
+            a, b, into, transpose_a=product.transpose_a, transpose_b=product.transpose_b,
+            dtype="bfloat16" if arithmetic == "bfloat16" else None,
+            precision="high" if arithmetic == "high" else "highest", backend=backend,
+        )  # fmt: skip
 
     first_call_s = seconds(call)
     single, double = ((left.astype(kind) @ right.astype(kind)) for kind in ("float32", "float64"))
+    reference: Callable[[], object] = partial(np.matmul, left, right, out=out)
+    if dtype in ROUNDING:
+        single = call(REFERENCE, np.empty_like(out))
+        reference = partial(call, REFERENCE, out) if dtype == "bfloat16" else reference
     agreement = judge(dtype, [single], [double], [ours])
     sides = sides_of_calls(
         setting,
-        lambda: np.matmul(left, right, out=out),
+        reference,
         lambda peer: peer.products(a, b, product.transpose_a, product.transpose_b),
         double,
         call,
         agreement,
         first_call_s,
+        partial(call, REFERENCE, out, "bfloat16"),
+        partial(call, arithmetic="float32") if dtype in ROUNDING else None,
     )
     setting.tell(f"{product.name}: how fast is it?")
     row = {

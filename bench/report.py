@@ -1,12 +1,7 @@
-"""The report: one document (bench/README.md), shown as a table in the terminal or in Markdown, kept as JSON."""
+"""The report: one document (document.py) as a table for the terminal, or in Markdown for a README."""
 
-import json
-import os
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
@@ -15,94 +10,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .. import info
-from ..errors import ArgumentError
-from .contest import Setting, hold_against
+from ..energy import WINDOW_S
+from . import heatmap
+from .contest import ROUNDING
+from .noise import disturbances
 from .run import right
-from .timing import NOISY, Spread
+from .timing import NOISY, Spread, number
 
-SCHEMA = 2
-
-BUSY = 0.25
-"""A load average of the last minute over this share of the cores is told in the report."""
-
-_KEYS = {
-    "schema",
-    "fastmlp",
-    "commit",
-    "date",
-    "quick",
-    "complete",
-    "backend",
-    "threads",
-    "dtype",
-    "suites",
-    "peers",
-    "peaks",
-    "load",
-    "machine",
-    "software",
-    "blas",
-    "energy",
-    "rows",
-}
-"""What a document must have to be read back."""
-
-
-def new_document(setting: Setting, suites: Sequence[str], quick: bool) -> dict[str, Any]:
-    """A report without rows: what ran, where and when."""
-    return {
-        "schema": SCHEMA,
-        "fastmlp": info.__version__,
-        "commit": _commit(Path(__file__).resolve().parents[1]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quick": quick,
-        "complete": False,
-        "backend": setting.backend,
-        "threads": setting.threads,
-        "dtype": setting.dtype,
-        "suites": list(suites),
-        "peers": [{"name": peer.name, "version": peer.version} for peer in setting.peers],
-        "peaks": [],
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "machine": info.machine(),
-        "software": info.software(),
-        "blas": _blas(),
-        "energy": {"source": setting.meter.source, "detail": setting.meter.detail},
-        "rows": [],
-    }
-
-
-def finish(document: dict[str, Any], setting: Setting) -> None:
-    """Hold the document's rates against the peaks of the run."""
-    hold_against(document["rows"], setting.peaks)
-    document["peaks"] = [
-        {"dtype": dtype, "threads": threads, "gflops": rate * 1e-9}
-        for (dtype, threads), rate in sorted(setting.peaks.rates.items())
-    ]
-
-
-def save(document: dict[str, Any], path: Path) -> None:
-    """Write `document` as JSON; raises ArgumentError when the file cannot be written."""
-    try:
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise ArgumentError(f"the report cannot be written to {str(path)!r}: {error.strerror}") from error
-
-
-def load(path: Path) -> dict[str, Any]:
-    """A document that `save` wrote; raises ArgumentError for anything else."""
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"{str(path)!r} is not a readable benchmark report: {error}") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        got = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise ArgumentError(f"{str(path)!r} must be a benchmark report of schema {SCHEMA}; got {got!r}")
-    missing = _KEYS - document.keys()
-    if missing:
-        raise ArgumentError(f"{str(path)!r} must have the keys {sorted(_KEYS)}; missing are {sorted(missing)}")
-    return document
+LESS = ("energy", "cold-start", "memory")
+"""Suites whose figure is no speed: the backend takes so many times less."""
 
 
 def table(document: dict[str, Any], width: int) -> Group:
@@ -112,6 +28,9 @@ def table(document: dict[str, Any], width: int) -> Group:
     for suite in document["suites"]:
         rows = [row for row in document["rows"] if row["suite"] == suite]
         if not rows:
+            continue
+        if suite == heatmap.SUITE:
+            parts += [_grid(heatmap.Map.of(document)), Text()]
             continue
         columns = _columns(document, suite, rows)
         shown = _fitting(columns, rows, width)
@@ -135,12 +54,28 @@ def markdown(document: dict[str, Any]) -> str:
         rows = [row for row in document["rows"] if row["suite"] == suite]
         if not rows:
             continue
+        if suite == heatmap.SUITE:
+            heading, *cells = heatmap.Map.of(document).table()
+            lines += [f"| {' | '.join(heading)} |", "|" + "---:|" * len(heading)]
+            lines += [*(f"| {' | '.join(line)} |" for line in cells), ""]
+            continue
         columns = _columns(document, suite, rows)
         lines.append(f"| {' | '.join(' '.join(column.heading.split()) for column in columns)} |")
         lines.append("|" + "|".join("---" if column.justify == "left" else "---:" for column in columns) + "|")
         lines += [f"| {' | '.join(column.cell(row) for column in columns)} |" for row in rows]
         lines.append("")
     return "\n".join([*lines, *(f"- {note}" for note in _notes(document))]) + "\n"
+
+
+def _grid(found: heatmap.Map) -> Table:
+    """The crossover map for a terminal."""
+    heading, *lines = found.table()
+    grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for words in heading:
+        grid.add_column(words, justify="right")
+    for line in lines:
+        grid.add_row(*line)
+    return grid
 
 
 @dataclass(frozen=True)
@@ -170,10 +105,10 @@ def _columns(document: dict[str, Any], suite: str, rows: Sequence[dict[str, Any]
             if name != alone
         ),
         _Column(
-            "times\nless" if suite in ("cold-start", "memory") else "times\nfaster",
+            "times\nless" if suite in LESS else "times\nfaster",
             lambda row: _ratio(row, "reference"),
         ),
-        *([_Column("than the\nbest", _than_the_best)] if peers else []),
+        *([_Column("than the\nbest", lambda row: _than_the_best(row, document))] if peers else []),
         *(
             _Column(f"times the\n{name}", lambda row, name=name: _times(row, name))  # type: ignore[misc]
             for name in ("width rounded up", "batch rounded up")
@@ -186,8 +121,12 @@ def _columns(document: dict[str, Any], suite: str, rows: Sequence[dict[str, Any]
         _Column(
             f"core-µs/sample\nNumPy / {backend}", lambda row: _pair(row, lambda s: s["core_us_per_sample"]["median"]), 5
         ),
-        _Column(f"µJ/sample\nNumPy / {backend}", lambda row: _pair(row, lambda s: s["energy"]["uj_per_sample"]), 6),
+        _Column(f"net µJ/sample\nNumPy / {backend}", _energies("net_uj_per_sample"), rank=1),
+        _Column(f"watts\nNumPy / {backend}", _energies("watts"), rank=2),
+        _Column(f"GFLOP/J\nNumPy / {backend}", _energies("gflop_per_joule"), rank=1),
+        _Column("error\n/ float64", _error, rank=1),
         _Column("first\ncall, s", _first_call, rank=2),
+        _Column("times the\nbaseline", _change),
     ]
     return [column for column in columns if any(column.cell(row) for row in rows)]
 
@@ -233,19 +172,29 @@ def _ratio(row: dict[str, Any], role: str, name: str | None = None) -> str:
 def _times(row: dict[str, Any], name: str) -> str:
     """The backend's time over that of a variant."""
     side = _side(row, "variant", name)
-    return "" if side is None or side["ratio"] is None else _number(1 / side["ratio"]["median"])
+    return "" if side is None or side["ratio"] is None else number(1 / side["ratio"]["median"])
 
 
-def _than_the_best(row: dict[str, Any]) -> str:
+def _than_the_best(row: dict[str, Any], document: dict[str, Any]) -> str:
     """How many times faster than the fastest of NumPy and the peers, and which one that is."""
-    rival = _best_rival(row)
+    rival = _best_rival(row, document)
     return "" if rival is None else f"{_marked(rival['ratio'])} {rival['side']}"
 
 
-def _best_rival(row: dict[str, Any]) -> dict[str, Any] | None:
-    """The fastest of NumPy and the peers, None where nothing was timed."""
-    rivals = [side for side in row["sides"] if side["role"] in ("reference", "peer") and side["ratio"] is not None]
+def _best_rival(row: dict[str, Any], document: dict[str, Any]) -> dict[str, Any] | None:
+    """The fastest of NumPy and of the peers that do all that was asked, None where nothing was timed."""
+    lesser = set() if row["dtype"] == "bfloat16" else _rounding(document)
+    rivals = [
+        side
+        for side in row["sides"]
+        if side["role"] in ("reference", "peer") and side["ratio"] is not None and side["side"] not in lesser
+    ]
     return min(rivals, key=lambda side: side["ratio"]["median"], default=None)
+
+
+def _rounding(document: dict[str, Any]) -> set[str]:
+    """Names of the peers that round to bfloat16."""
+    return {peer["name"] for peer in document["peers"] if peer["bfloat16"]}
 
 
 def _figure(row: dict[str, Any], role: str, key: str) -> str:
@@ -254,7 +203,15 @@ def _figure(row: dict[str, Any], role: str, key: str) -> str:
     if side is None or side.get(key) is None:
         beyond = side is not None and row["error"] and key == "gflops" and side["value"] is not None
         return "ERROR" if beyond else ""
-    return _number(side[key])
+    return number(side[key])
+
+
+def _error(row: dict[str, Any]) -> str:
+    """How far the backend's numbers are from float64's, where operands were rounded or split."""
+    side = _side(row, "backend")
+    agreement = None if side is None or row["dtype"] not in ROUNDING else side["agreement"]
+    error = None if agreement is None else agreement.get("relative_error")
+    return "" if error is None else f"{error:.1e}"
 
 
 def _first_call(row: dict[str, Any]) -> str:
@@ -262,27 +219,36 @@ def _first_call(row: dict[str, Any]) -> str:
     return "" if side is None or side["first_call_s"] is None else f"{side['first_call_s']:.2f}"
 
 
+def _energies(key: str) -> Callable[[dict[str, Any]], str]:
+    """Cells of one figure of the suite energy for the reference and the backend."""
+    return lambda row: _pair(row, lambda side: side["energy"][key]) if row["suite"] == "energy" else ""
+
+
+def _change(row: dict[str, Any]) -> str:
+    """How many times as fast as in the baseline, and in words where that is beyond the noise."""
+    change = row.get("change")
+    if change is None:
+        return ""
+    word = (" faster" if change["gain"] > 1 else " SLOWER") if change["beyond_noise"] else ""
+    return number(change["gain"]) + word
+
+
 def _pair(row: dict[str, Any], figure: Callable[[dict[str, Any]], float | None]) -> str:
     """The reference's and the backend's figure; n/a for one that was not measured, nothing where neither was."""
-    sides = [side for side in (_side(row, "reference"), _side(row, "backend")) if side and "energy" in side]
+    sides = [side for side in (_side(row, "reference"), _side(row, "backend")) if side and "core_us_per_sample" in side]
     values = [figure(side) for side in sides]
     if all(value is None for value in values):
         return ""
-    return " / ".join("n/a" if value is None else _number(value) for value in values)
+    return " / ".join("n/a" if value is None else number(value) for value in values)
 
 
 def _marked(spread: dict[str, Any]) -> str:
     """The median, marked where it is noisy."""
-    return ("~" if Spread(**spread).noisy else "") + _number(spread["median"])
+    return ("~" if Spread(**spread).noisy else "") + number(spread["median"])
 
 
-def _number(value: float) -> str:
-    """Three significant digits, thousands set apart."""
-    rounded = float(f"{value:.3g}")
-    for limit, digits in ((100, 0), (10, 1), (1, 2), (0.1, 3)):
-        if rounded >= limit:
-            return f"{value:,.{digits}f}"
-    return f"{value:.3g}"
+def _arithmetic(dtype: str) -> str:
+    return "float32 of precision high" if dtype == "high" else dtype
 
 
 def _heading(document: dict[str, Any]) -> str:
@@ -293,18 +259,21 @@ def _heading(document: dict[str, Any]) -> str:
     return (
         f"fastmlp {document['fastmlp']}{commit}, backend {document['backend']} on {document['threads']} thread(s), "
         f"against NumPy {software['numpy']} ({blas['name']} {blas['version']}{kernel}){peers}; {machine['cpu']}, "
-        f"{machine['usable_cores']} core(s), {document['date'][:10]}, {document['dtype']}."
+        f"{machine['usable_cores']} core(s), {document['date'][:10]}, {_arithmetic(document['dtype'])}."
     )
 
 
 def _notes(document: dict[str, Any]) -> list[str]:
     """What must be known to read the table: results, errors, then every caveat that applies."""
     notes = [note for row in document["rows"] for note in _row_notes(row, document)]
-    rivals = [_best_rival(row) for row in document["rows"] if row["suite"] == "kernels"]
+    found = heatmap.Map.of(document)
+    if found.squares:
+        notes.append(found.legend())
+    rivals = [_best_rival(row, document) for row in document["rows"] if row["suite"] == "kernels"]
     gains = [rival["ratio"]["median"] for rival in rivals if rival is not None]
     if gains:
         notes.append(
-            f"kernels: {_number(geometric_mean(gains))} times as fast as the best other side, geometric mean of "
+            f"kernels: {number(geometric_mean(gains))} times as fast as the best other side, geometric mean of "
             f"{len(gains)} rows."
         )
     notes.append(
@@ -312,22 +281,24 @@ def _notes(document: dict[str, Any]) -> list[str]:
         "thread over that on all. GFLOP/s and samples/s are the backend's; core-µs add up every core kept busy. The "
         "first call's time includes compiling, or loading what was compiled before."
     )
+    if _rounding(document) and document["dtype"] != "bfloat16":
+        notes.append(
+            f"{', '.join(sorted(_rounding(document)))}: products of operands rounded to bfloat16, not among the best."
+        )
     entered = {side["side"] for row in document["rows"] for side in row["sides"]}
     absent = [peer["name"] for peer in document["peers"] if document["rows"] and peer["name"] not in entered]
     if absent:
         notes.append(f"Took no part, having nothing that does what was timed: {', '.join(absent)}.")
-    if document["peaks"]:
-        peaks = (
-            f"{peak['gflops']:.0f} GFLOP/s ({peak['dtype']}, {peak['threads']} thread(s))" for peak in document["peaks"]
-        )
-        notes.append(f"Peak: multiply-adds in registers, measured in this run: {', '.join(peaks)}.")
+    peaks = [rate for rate in document["ceilings"]["rates"] if rate["kind"] == "peak" and _is_used(rate, document)]
+    if peaks:
+        told = (f"{peak['rate'] * 1e-9:.0f} GFLOP/s ({peak['of']}, {peak['threads']} thread(s))" for peak in peaks)
+        notes.append(f"Peak: multiply-adds in registers, measured here: {', '.join(told)}.")
     if any(Spread(**side["value"]).noisy for row in document["rows"] for side in row["sides"] if side["value"]):
         notes.append(f"~ marks a noisy figure: interquartile range over {NOISY:.0%} of the median.")
-    cores, load = document["machine"]["usable_cores"], document["load"]
-    if load is not None and load > BUSY * cores:
-        notes.append(f"The machine was busy with other work: load {load:.1f} on {cores} core(s) before the start.")
-    energy = document["energy"]
-    notes.append(f"Energy: {energy['source']} ({energy['detail']}).")
+    disturbed = disturbances(document["noise"], document["machine"]["usable_cores"])
+    if disturbed:
+        notes.append(f"The machine was busy with other work: {'; '.join(disturbed)}.")
+    notes += [*_energy_notes(document), *_baseline_notes(document)]
     if document["blas"]["forced"]:
         notes.append(
             f"{document['blas']['forced']} is set in the environment and may hold NumPy's BLAS below its best."
@@ -337,12 +308,67 @@ def _notes(document: dict[str, Any]) -> list[str]:
     return notes
 
 
+def _is_used(rate: dict[str, Any], document: dict[str, Any]) -> bool:
+    """Whether the peak is one that a figure of the document is held against."""
+    held = {
+        (dtype, side["threads"])
+        for row in document["rows"]
+        for side in row["sides"]
+        for dtype in (("float32", "bfloat16") if side["arithmetic"] == "high" else (side["arithmetic"],))
+        if side["percent_of_peak"]
+    }
+    widest = max(
+        (other["rate"] for other in document["ceilings"]["rates"] if _same_but_unit(other, rate)), default=rate["rate"]
+    )
+    return (rate["of"], rate["threads"]) in held and rate["rate"] == widest
+
+
+def _same_but_unit(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(a[key] == b[key] for key in ("kind", "of", "threads"))
+
+
+def _energy_notes(document: dict[str, Any]) -> list[str]:
+    """Where the joules come from, or why there are none; and whether the windows were long enough to publish."""
+    energy = document["energy"]
+    notes = [f"Energy: {energy['source']} ({energy['detail']})."]
+    windows = [
+        side["energy"]["window_s"]
+        for row in document["rows"]
+        for side in row["sides"]
+        if row["suite"] == "energy" and side["value"] is not None
+    ]
+    if windows:
+        notes.append("Joules are gross; net ones are above what the machine took at rest.")
+        if min(windows) < WINDOW_S:
+            notes.append(
+                f"Energy windows of {min(windows):.2g} s are too short to publish: {WINDOW_S:g} s without --quick."
+            )
+    return notes
+
+
+def _baseline_notes(document: dict[str, Any]) -> list[str]:
+    """How far the rows are from those of an older run."""
+    baseline = document["baseline"]
+    if baseline is None:
+        return []
+    name = f"Baseline {baseline['commit'] or ''} of {baseline['date'][:10]}".replace("  ", " ")
+    if not baseline["rows"]:
+        return [f"{name}: no row in common."]
+    note = (
+        f"{name}: {baseline['rows']} rows in common, {number(baseline['median_gain'])} times as fast in the median, "
+        f"{baseline['median_change']:.1%} away."
+    )
+    if baseline["differs"]:
+        note += f" It ran with another {', '.join(baseline['differs'])}."
+    return [note]
+
+
 def _row_notes(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
     """A row's result on test data, and what is wrong with it."""
     notes = []
     name, result = row["workload"], row.get("result")
     if row["dtype"] != document["dtype"]:
-        notes.append(f"{name}: in {row['dtype']}.")
+        notes.append(f"{name}: in {_arithmetic(row['dtype'])}.")
     if result is not None:
         show = "{:.2%}" if result["measure"] == "test accuracy" else "{:.4g}"
         notes.append(
@@ -357,32 +383,3 @@ def _row_notes(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
     if row["error"]:
         notes.append(f"{name}: {row['error']}.")
     return notes
-
-
-def _blas() -> dict[str, Any]:
-    """The BLAS under NumPy: name, version, the kernel it chose and its threads where threadpoolctl can tell."""
-    import numpy as np
-
-    build = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    forced = [f"{name}={os.environ[name]}" for name in ("OPENBLAS_CORETYPE", "MKL_CBWR") if name in os.environ]
-    blas = {"name": build["name"], "version": build.get("version"), "kernel": None, "threads": None}
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return blas | {"kernel": os.environ.get("OPENBLAS_CORETYPE"), "forced": ", ".join(forced)}
-    for library in threadpool_info():
-        if library["user_api"] == "blas":
-            blas |= {"kernel": library.get("architecture"), "threads": library["num_threads"]}
-            break
-    return blas | {"forced": ", ".join(forced)}
-
-
-def _commit(root: Path) -> str | None:
-    """The checkout's commit with `-dirty` where files differ from it; None outside a checkout."""
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10", "--exclude", "*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

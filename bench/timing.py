@@ -45,6 +45,15 @@ class Spread:
         return self.iqr > NOISY * self.median
 
 
+def number(value: float) -> str:
+    """Three significant digits, thousands set apart."""
+    rounded = float(f"{value:.3g}")
+    for limit, digits in ((100, 0), (10, 1), (1, 2), (0.1, 3)):
+        if rounded >= limit:
+            return f"{value:,.{digits}f}"
+    return f"{value:.3g}"
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds a call, one figure a round: on the clock, and summed over every core this process kept busy."""

@@ -1,5 +1,6 @@
 """The suites `train` and `sizes`: whole training steps, through the same `fit` and `gradients` a user calls."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -8,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.contract import step_flops
+from ..kernels.contract import array_dtype, step_flops
 from ..network import MLP
-from .contest import REFERENCE, Setting, Side, contest, enter_ways, judge, judge_peer
-from .energy import Meter, Reading
+from .contest import REFERENCE, ROUNDING, Setting, Side, contest, enter_ways, judge, judge_peer, usual
 from .timing import Spread, Timing, repeated, seconds
 from .workloads import Data, Workload, rounded_up, sized
 
@@ -19,12 +19,12 @@ AGREEMENT_STEPS = 8
 """Steps over which the backend must stay with float64: enough to use every optimiser slot and two shuffles, few enough
 that rounding has not yet grown into two different trajectories."""
 
-ENERGY_WINDOW_S = 0.5
-"""Work this long is counted at once: some 500 ticks of the counter."""
-
 
 def new_network(workload: Workload, backend: str, dtype: str = "float32") -> MLP:
-    """The workload's network, untrained: the same float32 weights on every backend and in every dtype."""
+    """The workload's network, untrained: the same float32 weights on every backend and in every dtype.
+
+    Here and in all of bench a dtype may also be "high": float32 of that precision.
+    """
     settings = {
         "activation": workload.activation,
         "loss": workload.loss,
@@ -32,7 +32,10 @@ def new_network(workload: Workload, backend: str, dtype: str = "float32") -> MLP
         "learning_rate": workload.learning_rate,
         "seed": 0,
     }
-    net = MLP(workload.widths, dtype=dtype, backend=backend, **settings)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "dtype 'b?float16' is emulated", RuntimeWarning)
+        arithmetic = {"dtype": array_dtype(dtype), "precision": "high"} if dtype == "high" else {"dtype": dtype}
+        net = MLP(workload.widths, backend=backend, **settings, **arithmetic)  # type: ignore[arg-type]
     for w in net.weights:
         w[...] = w.astype(np.float32)
     return net
@@ -83,7 +86,7 @@ class Trial:
 
     @cached_property
     def single(self) -> list[np.ndarray]:
-        """The reference's outcome in float32, or in bfloat16 if that is the trial's dtype."""
+        """The reference's outcome in float32, or in the trial's dtype where that is less."""
         return self.train(new_network(self.workload, REFERENCE, "float32" if self.dtype == "float64" else self.dtype))
 
     @cached_property
@@ -104,15 +107,15 @@ def train_row(workload: Workload, setting: Setting) -> dict[str, Any]:
     return (_gradient_row if workload.call == "gradients" else _fit_row)(workload, setting)
 
 
-def _new_row(workload: Workload, setting: Setting, suite: str) -> dict[str, Any]:
-    dtype = workload.dtype or setting.dtype
+def new_row(workload: Workload, setting: Setting, suite: str) -> dict[str, Any]:
+    """What a row of whole steps says of its workload."""
     setting.tell(f"{workload.name}: do the numbers agree?")
     return {
         "suite": suite,
         "workload": workload.name,
         "case": workload.case,
         "unit": "µs/step",
-        "dtype": dtype,
+        "dtype": workload.dtype or setting.dtype,
         "widths": list(workload.widths),
         "activation": workload.activation,
         "loss": workload.loss,
@@ -122,15 +125,14 @@ def _new_row(workload: Workload, setting: Setting, suite: str) -> dict[str, Any]
     }
 
 
-def _fit_row(workload: Workload, setting: Setting) -> dict[str, Any]:
-    row = _new_row(workload, setting, "train")
-    dtype = row["dtype"]
+def fit_sides(workload: Workload, setting: Setting, dtype: str) -> list[Side]:
+    """Everyone who trains the workload, judged: the reference, peers, the backend, and it on one thread."""
     data = workload.make(workload).cast(dtype)
     trial = Trial(workload, data, dtype)
     agreement, first_call_s = agree(trial, setting.backend)
     sides = [
-        Side(REFERENCE, "reference", _fit_call(workload, data, REFERENCE, dtype), setting.threads),
-        *_peers(trial, setting),
+        Side(REFERENCE, "reference", _fit_call(workload, data, REFERENCE, usual(dtype)), setting.threads),
+        *peer_sides(trial, setting),
         Side(
             setting.backend,
             "backend",
@@ -140,29 +142,36 @@ def _fit_row(workload: Workload, setting: Setting) -> dict[str, Any]:
             first_call_s=first_call_s,
         ),
     ]
+    if dtype in ROUNDING:
+        single = _fit_call(workload, data, setting.backend, "float32")
+        sides.append(Side(f"{setting.backend}, float32", "variant", single, setting.threads, arithmetic="float32"))
     if setting.alone:
         alone = setting.on_one_thread(_fit_call(workload, data, setting.backend, dtype))
         sides.append(Side(f"{setting.backend}, 1 thread", "variant", alone, 1))
     for side in sides:
         side.count = workload.steps
-    if agreement["agree"] and workload.study:
+    return sides
+
+
+def _fit_row(workload: Workload, setting: Setting) -> dict[str, Any]:
+    row = new_row(workload, setting, "train")
+    sides = fit_sides(workload, setting, row["dtype"])
+    (backend,) = (side for side in sides if side.role == "backend")
+    if workload.study and backend.agreement is not None and backend.agreement["agree"]:
         setting.tell(f"{workload.name}: what is it worth on test data?")
-        row["result"] = _study(workload, data, setting.backend, dtype)
+        row["result"] = _study(workload, setting.backend, row["dtype"])
     setting.tell(f"{workload.name}: how fast is it?")
-    flops = sum(step_flops(workload.widths, n) for n in workload.batches(workload.samples))
-    trained = workload.epochs * workload.samples
 
     def finish(side: Side, timing: Timing) -> dict[str, Any]:
         return {
-            "samples_per_s": trained / median(timing.wall),
-            "core_us_per_sample": asdict(Spread.of(timing.cores).scaled(1e6 / trained)),
-            "energy": _energy(side.call, timing, trained, setting.meter),
+            "samples_per_s": workload.trained / median(timing.wall),
+            "core_us_per_sample": asdict(Spread.of(timing.cores).scaled(1e6 / workload.trained)),
         }
 
-    return contest(row, sides, setting, flops * workload.epochs / workload.steps, finish)
+    return contest(row, sides, setting, workload.flops / workload.steps, finish)
 
 
-def _peers(trial: Trial, setting: Setting) -> list[Side]:
+def peer_sides(trial: Trial, setting: Setting) -> list[Side]:
     """Every peer that can train, its ways tried on the trial first; peers train without shuffling."""
     if not setting.peers:
         return []
@@ -174,18 +183,19 @@ def _peers(trial: Trial, setting: Setting) -> list[Side]:
     found = []
     for peer in setting.peers:
         setting.tell(f"{workload.name}: does {peer.name} do the same?")
+        rounded = replace(unshuffled, dtype="bfloat16").single[:-1] if peer.bfloat16 else None
         agreements = {}
         for way, build in peer.trainers(workload, net.weights, net.biases, unshuffled.cut(trial.dtype)).items():
             trainer = build()
             trainer.fit(trial.epochs)
             parameters = trainer.parameters()
             outcome = [*parameters[:layers], np.concatenate(parameters[layers:])]
-            agreements[way] = judge_peer(start, unshuffled.double[:-1], outcome) | {"steps": trial.steps}
+            agreements[way] = judge_peer(start, unshuffled.double[:-1], outcome, rounded) | {"steps": trial.steps}
         ways = {
             way: partial(build().fit, workload.epochs)
             for way, build in peer.trainers(workload, net.weights, net.biases, trial.data).items()
         }
-        side = enter_ways(peer.name, setting.threads, ways, agreements)
+        side = enter_ways(peer, setting.threads, ways, agreements)
         if side is not None:
             found.append(side)
     return found
@@ -207,8 +217,9 @@ def _fit(net: MLP, workload: Workload, data: Data, epochs: int) -> None:
     )
 
 
-def _study(workload: Workload, data: Data, backend: str, dtype: str) -> dict[str, Any]:
+def _study(workload: Workload, backend: str, dtype: str) -> dict[str, Any]:
     """What a fresh network is worth on the test set after `study` epochs, on the reference and on the backend."""
+    data = workload.make(workload).cast(dtype)
 
     def worth(name: str) -> float:
         net = new_network(workload, name, dtype)
@@ -221,25 +232,9 @@ def _study(workload: Workload, data: Data, backend: str, dtype: str) -> dict[str
     return {"measure": measure, "epochs": workload.study, "reference": worth(REFERENCE), "backend": worth(backend)}
 
 
-def _energy(call: Callable[[], object], timing: Timing, trained: int, meter: Meter) -> dict[str, Any]:
-    """A reading over enough calls in a row, each of so many samples, to fill the window."""
-    reading, count = Reading(detail=meter.reason or ""), 0
-    if meter.reason is None:
-        count = max(1, round(ENERGY_WINDOW_S / median(timing.wall)))
-        with meter.measure() as reading:
-            for _ in range(count):
-                call()
-    return {
-        "source": reading.source,
-        "uj_per_sample": None if reading.joules is None else 1e6 * reading.joules / (count * trained),
-        "window_s": reading.window_s,
-        "detail": reading.detail,
-    }
-
-
 def _gradient_row(workload: Workload, setting: Setting) -> dict[str, Any]:
     """The gradient alone, one batch a call: `net.gradients`, checks and fresh arrays included; and without them."""
-    row = _new_row(workload, setting, "train")
+    row = new_row(workload, setting, "train")
     dtype = row["dtype"]
     data = workload.make(workload)
 
@@ -263,7 +258,7 @@ def _gradient_row(workload: Workload, setting: Setting) -> dict[str, Any]:
         agreements = {
             way: judge_peer(None, double, [peer.as_numpy(g) for g in gradients()]) for way, gradients in ways.items()
         }
-        side = enter_ways(peer.name, setting.threads, ways, agreements)
+        side = enter_ways(peer, setting.threads, ways, agreements)
         if side is not None:
             sides.append(side)
     sides.append(
@@ -288,7 +283,7 @@ def _bare_gradients(workload: Workload, data: Data, setting: Setting) -> Callabl
 
 def size_row(workload: Workload, setting: Setting) -> dict[str, Any]:
     """One row of the suite `sizes`: a step of an odd width and batch, against the next rounder of each."""
-    row = _new_row(workload, setting, "sizes")
+    row = new_row(workload, setting, "sizes")
     dtype, width, batch_size = row["dtype"], workload.widths[0], workload.batch_size
     agreement, first_call_s = agree(Trial(workload, workload.make(workload).cast(dtype), dtype), setting.backend)
 

@@ -1,6 +1,6 @@
 """What is timed, suite by suite: networks and products, and how their data are made. Nothing is run here."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import require_name
 from ..kernels.contract import array_dtype, step_flops
 
 QUICK, STANDARD, LARGE = "quick", "standard", "large"
@@ -73,6 +72,16 @@ class Workload:
     def steps(self) -> int:
         """Optimiser steps in one timed call."""
         return self.epochs * len(self.batches(self.samples))
+
+    @property
+    def trained(self) -> int:
+        """Samples that go through the network in one timed call."""
+        return self.epochs * self.samples
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of one timed call of `fit`, as the contract counts them."""
+        return self.epochs * sum(step_flops(self.widths, n) for n in self.batches(self.samples))
 
     @property
     def case(self) -> str:
@@ -309,32 +318,26 @@ def rounded_up(size: int) -> int:
 
 SIZES = tuple(sized(width, n) for width in (45, 46, 100, 257, 1000) for n in (1, 7, 33, 1000))
 
+WIDTHS, BATCHES = (8, 16, 32, 64, 128, 256, 512, 1024), (1, 8, 32, 128, 512, 2048)
+"""The grid of the crossover map, in steps of eight at most, for a cell speaks as far as kernels.crossover.FARTHEST."""
+
+CROSSOVER = tuple(
+    Workload(
+        f"w{width}-b{n}",
+        (width,) * 4,
+        batch_size=n,
+        samples=4 * n,
+        shuffle=True,
+        tier=QUICK if width in (16, 64, 256) and n in (1, 32, 512) else STANDARD,
+    )
+    for width in WIDTHS
+    for n in BATCHES
+)
+
 _BY_NAME = {workload.name: workload for workload in TRAINING}
 
 COLD_START = (replace(_BY_NAME["classic"], name="first-step", tier=STANDARD),)
+ENERGY = tuple(
+    replace(_BY_NAME[name], name=f"{name}-joules") for name in ("digits", "classic", "width-512", "large-1024")
+)
 MEMORY = (replace(_BY_NAME["large-4096"], name="peak", tier=STANDARD),)
-
-SUITES: Mapping[str, Sequence[Workload | Product]] = {
-    "train": TRAINING,
-    "infer": INFERENCE,
-    "kernels": PRODUCTS,
-    "sizes": SIZES,
-    "cold-start": COLD_START,
-    "memory": MEMORY,
-}
-"""Every workload of every suite; no two have one name."""
-
-
-def choose(suites: Sequence[str], names: Sequence[str], tiers: Sequence[str]) -> list[tuple[str, Workload | Product]]:
-    """(suite, workload) in the order of the report: those of these names, or where there are none those of `tiers`.
-
-    Raises ArgumentError for a suite that does not exist and for a name that is in none of the suites.
-    """
-    for suite in suites:
-        require_name("--suite", suite, SUITES)
-    known = [(suite, workload) for suite in SUITES if suite in suites for workload in SUITES[suite]]
-    for name in names:
-        require_name("--workload", name, [workload.name for _, workload in known])
-    if names:
-        return [(suite, workload) for suite, workload in known if workload.name in names]
-    return [(suite, workload) for suite, workload in known if workload.tier in tiers]

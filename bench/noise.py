@@ -1,0 +1,55 @@
+"""What else a machine did meanwhile: the load before, other processes' cores, a hypervisor's share."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+BUSY, OTHERS, STOLEN = 0.25, 0.1, 0.02
+"""Shares of the cores from which on a report tells of it: load before the start, others' work, stolen time."""
+
+
+class Noise:
+    """The machine's account from now on, read from `stat` (Linux; elsewhere just the load is known)."""
+
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        self._stat = stat
+        self._load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        self._start = self._account()
+
+    def so_far(self) -> dict[str, Any]:
+        """`load` before the start; `other_cores`, how many cores other processes kept busy on average; `stolen_cores`.
+
+        None for what the system does not tell.
+        """
+        found: dict[str, Any] = {"load": self._load, "other_cores": None, "stolen_cores": None}
+        now = self._account()
+        if now is not None and self._start is not None:
+            wall, busy, stolen, own = (last - first for first, last in zip(self._start, now, strict=True))
+            if wall > 0:
+                found |= {"other_cores": max(busy - own, 0.0) / wall, "stolen_cores": max(stolen, 0.0) / wall}
+        return found
+
+    def _account(self) -> tuple[float, float, float, float] | None:
+        """Seconds on the clock, of busy cores, stolen, and of this process with its children that have ended."""
+        try:
+            fields = self._stat.read_text().split("\n", 1)[0].split()[1:]
+            user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[:8])
+        except (OSError, ValueError):
+            return None
+        tick = os.sysconf("SC_CLK_TCK")
+        own = os.times()
+        busy = (user + nice + system + irq + softirq) / tick
+        return time.perf_counter(), busy, steal / tick, own.user + own.system + own.children_user + own.children_system
+
+
+def disturbances(noise: dict[str, Any], cores: int) -> list[str]:
+    """What of `noise` is too much for figures to be trusted without a word, on so many cores."""
+    found = []
+    if noise["load"] is not None and noise["load"] > BUSY * cores:
+        found.append(f"load {noise['load']:.1f} on {cores} core(s) before the start")
+    if noise["other_cores"] is not None and noise["other_cores"] > OTHERS * cores:
+        found.append(f"other processes kept {noise['other_cores']:.2f} core(s) busy")
+    if noise["stolen_cores"] is not None and noise["stolen_cores"] > STOLEN * cores:
+        found.append(f"the hypervisor took {noise['stolen_cores']:.2f} core(s)")
+    return found
