@@ -4,6 +4,8 @@ The formulas work in the precision they are given: in longdouble they are the tr
 in float32 and float64 the plain NumPy evaluation that a kernel's error must not exceed twice.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import scipy.special
 
@@ -149,8 +151,11 @@ def gradients(activations, loss, weights, biases, x, t):
     return value, dw, db
 
 
-def train(activations, loss, rule, weights, biases, x, t, order, start, batch_size, steps):
-    """Losses, weights and biases after `steps` steps from update 0."""
+def train(activations, loss, rule, weights, biases, x, t, order, start, batch_size, steps, penalties=None):
+    """Losses, weights and biases after `steps` steps from update 0.
+
+    With a list of penalties L2 is shared among a batch's rows, and each step adds its share of the objective there.
+    """
     p = start
     losses = []
     arrays = [*weights, *biases]
@@ -161,7 +166,11 @@ def train(activations, loss, rule, weights, biases, x, t, order, start, batch_si
         rows = np.arange(p, stop) % len(x) if order is None else order[p:stop]
         value, dw, db = gradients(activations, loss, arrays[:half], arrays[half:], x[rows], t[rows])
         losses.append(value)
+        applied = rule
+        if penalties is not None:
+            applied = replace(rule, l2=rule.l2 / len(rows))
+            penalties.append(applied.l2 / 2 * sum((w**2).sum() for w in arrays[:half]))
         for i, g in enumerate([*dw, *db]):
-            arrays[i], memory[i] = updated(rule, arrays[i], g, memory[i], step + 1, decays=i < half)
+            arrays[i], memory[i] = updated(applied, arrays[i], g, memory[i], step + 1, decays=i < half)
         p = stop
     return losses, arrays[:half], arrays[half:]

@@ -7,9 +7,9 @@ def small_integers(rng, shape, dtype):
     return rng.integers(-3, 4, shape).astype(dtype)
 
 
-def assert_bounded(got, exact, factor, length, magnitude):
-    """|got - exact| <= factor * length * eps * magnitude, elementwise, with the contract's constants."""
-    bound = factor * max(length, 1) * np.finfo(got.dtype).eps * magnitude
+def assert_bounded(got, exact, factor, length, magnitude, absolute=0.0):
+    """|got - exact| <= factor * length * eps * magnitude + absolute, elementwise, with the contract's constants."""
+    bound = factor * max(length, 1) * np.finfo(got.dtype).eps * magnitude + absolute
     error = np.abs(got.astype(np.float64) - exact)
     assert (error <= bound).all(), f"error up to {np.max(error / bound):.3g} times the bound"
 

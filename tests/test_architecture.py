@@ -73,9 +73,10 @@ def test_kernels_import_nothing_of_fastmlp_but_its_errors():
 
 
 def test_the_reference_imports_numpy_alone():
+    known = ("reference", "contract", "network", "timeline")
     for path in files("kernels/reference"):
         for name in imports(path):
-            inside = any(within(name, f"fastmlp.kernels.{module}") for module in ("reference", "contract", "network"))
+            inside = any(within(name, f"fastmlp.kernels.{module}") for module in known)
             assert inside or name.partition(".")[0] in STANDARD_LIBRARY | {"numpy"}, f"{path}: {name}"
 
 
@@ -100,6 +101,14 @@ def test_the_cuda_backend_needs_numba_and_cupy_and_nothing_of_another_backend():
             assert name.partition(".")[0] in known, f"{path}: {name}"
             for other in ("reference", "cpu"):
                 assert not within(name, f"fastmlp.kernels.{other}"), f"{path}: {name}"
+
+
+def test_cuda_cpp_needs_nothing_of_a_gpu():
+    for path in files("kernels/cuda_cpp"):
+        for name in imports(path):
+            assert name.partition(".")[0] in STANDARD_LIBRARY | {"numpy", "cuda", "fastmlp"}, f"{path}: {name}"
+            for backend in ("reference", "cpu", "cuda"):
+                assert not within(name, f"fastmlp.kernels.{backend}"), f"{path}: {name}"
 
 
 def test_only_the_command_line_imports_bench():

@@ -39,7 +39,7 @@ BAD_SETTINGS = [
     ({"loss": "cross_entropy", "output_activation": "sigmoid"}, ArgumentError, "output_activation must be 'identity'"),
     ({"loss": "binary_cross_entropy", "activation": ("relu",) * 3}, ArgumentError, "takes logits; got 'relu'"),
     ({"optimizer": "Adam"}, ArgumentError, "optimizer must be one of .*got 'Adam'. Did you mean 'adam'"),
-    ({"dtype": "float16"}, ArgumentError, "dtype must be one of .*got 'float16'"),
+    ({"dtype": "float8"}, ArgumentError, "dtype must be one of .*got 'float8'"),
     ({"dtype": "double precision"}, ArgumentError, "dtype must be one of"),
     ({"dtype": None}, ArgumentError, "dtype must be one of .*got None"),
     ({"dtype": int}, ArgumentError, "dtype must be one of .*got 'int64'"),

@@ -257,7 +257,7 @@ LIES = {
     "unknown optimizer": setting("optimizer", "adams"),
     "optimizer a dict": setting("optimizer", {}),
     "other dtype": setting("dtype", "float64"),
-    "unknown dtype": setting("dtype", "float16"),
+    "unknown dtype": setting("dtype", "float8"),
     "dtype null": setting("dtype", None),
     "dtype a list": setting("dtype", [["a", "b"]]),
     "negative updates": entry("updates", -1),
@@ -336,7 +336,7 @@ def test_tensors_other_than_those_described_are_refused(tmp_path):
 
 def test_no_memory_is_taken_for_widths_that_the_file_does_not_hold(tmp_path, monkeypatch):
     trained(tmp_path / "net")
-    monkeypatch.setattr("fastmlp.network.aligned_zeros", lambda *args: pytest.fail("allocated before the check"))
+    monkeypatch.setattr("fastmlp.buffers.aligned_zeros", lambda *args: pytest.fail("allocated before the check"))
     refused(tmp_path / "bad", altered(tmp_path / "net", setting("layers", [5, 10**5, 3])))
 
 

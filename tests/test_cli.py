@@ -12,8 +12,10 @@ import pytest
 
 import fastmlp
 from fastmlp import cli
-from fastmlp.bench import report, run, training
-from fastmlp.bench.workloads import LARGE, SUITES
+from fastmlp.bench import document as documents
+from fastmlp.bench import run, training
+from fastmlp.bench.run import SUITES
+from fastmlp.bench.workloads import LARGE
 from fastmlp.kernels import backend
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +55,7 @@ def test_info_tells_every_subject(command):
         "backend cpu",
         "backend cuda",
         "bfloat16",
+        "precision high",
         "threads",
         "GPU",
         "energy",
@@ -60,7 +63,7 @@ def test_info_tells_every_subject(command):
     assert max(map(len, output.splitlines())) <= 100
     assert re.search(r"^backend numpy +ready$", output, re.M)
     assert re.search(r"^backend cpu +ready$", output, re.M)
-    assert re.search(r"^bfloat16 +emulated: ", output, re.M)
+    assert re.search(r"^bfloat16 +(emulated: rounded|multiplied by the processor's own instruction)", output, re.M)
     assert re.search(r"^energy +(counter|unavailable) \(.+", output, re.M)
 
 
@@ -71,7 +74,8 @@ def test_info_as_json(command):
     assert facts["fastmlp"] == fastmlp.__version__
     assert facts["backends"]["cpu"] is None
     assert facts["backends"]["cuda"] is None or "backend='cpu'" in facts["backends"]["cuda"]
-    assert facts["bfloat16"].startswith("emulated")
+    assert facts["bfloat16"] == backend.load("cpu").BFLOAT16
+    assert facts["precision_high"] == backend.load("cpu").HIGH
     assert facts["software"]["numpy"]
     assert 1 <= facts["machine"]["usable_cores"] <= facts["machine"]["cores"]
     assert facts["threads"]["count"] >= 1
@@ -86,7 +90,7 @@ def test_bench_prints_its_table_and_writes_the_report(command, tmp_path):
     assert status == 0, errors
     assert re.search(r"^article +10-5-2 b100 ", output, re.M)
     assert "Energy: " in output
-    document = report.load(tmp_path / "out.json")
+    document = documents.load(tmp_path / "out.json")
     assert document["complete"]
     assert document["quick"]
     assert (document["backend"], document["threads"]) == ("cpu", 1)
@@ -97,7 +101,8 @@ def test_bench_prints_its_table_and_writes_the_report(command, tmp_path):
     assert backend["agreement"]["agree"]
     assert backend["value"]["n"] >= 7
     assert 0 < backend["percent_of_peak"] < 100
-    assert [(peak["dtype"], peak["threads"]) for peak in document["peaks"]] == [("float32", 1)]
+    peaks = {(rate["of"], rate["threads"]) for rate in document["ceilings"]["rates"] if rate["kind"] == "peak"}
+    assert ("float32", 1) in peaks
 
 
 def test_bench_in_float64_of_other_suites(command, tmp_path):
@@ -108,7 +113,7 @@ def test_bench_in_float64_of_other_suites(command, tmp_path):
     assert status == 0, errors
     assert re.search(r"^article-b1 +10-5-2 b1 ", output, re.M)
     assert re.search(r"^square-64 +a @ b, 64x64x64 ", output, re.M)
-    document = report.load(tmp_path / "out.json")
+    document = documents.load(tmp_path / "out.json")
     assert (document["suites"], document["dtype"], document["peers"]) == (["infer", "kernels"], "float64", [])
     assert {row["dtype"] for row in document["rows"]} == {"float64"}
 
@@ -118,7 +123,7 @@ def test_threads_reach_numpy_too(command, tmp_path):
         "bench", "--quick", "--backend", "numpy", "--workload", "article", "--threads", "1", "--json", "out.json"
     )
     assert status == 0, errors
-    document = report.load(tmp_path / "out.json")
+    document = documents.load(tmp_path / "out.json")
     assert (document["threads"], document["blas"]["threads"]) == (1, 1)
 
 
@@ -143,12 +148,17 @@ def test_bench_as_markdown(command):
         (("bench", "--suite", "train,infre"), ("--suite must be one of", "Did you mean 'infer'?")),
         (("bench", "--peers", "troch"), ("--peers must be one of", "Did you mean 'torch'?")),
         (("bench", "--dtype", "float16"), ("--dtype must be one of", "got 'float16'")),
-        (("bench", "--dtype", "bfloat16", "--suite", "infer"), ("--dtype bfloat16 goes with", "got infer, peers none")),
+        (("bench", "--dtype", "bfloat16", "--suite", "memory"), ("--dtype bfloat16 goes with --suite", "got memory")),
         (
-            ("bench", "--dtype", "bfloat16", "--peers", "numpy"),
-            ("--dtype bfloat16 goes with", "got train, peers numpy"),
+            ("bench", "--dtype", "bfloat16", "--peers", "numpy,jax"),
+            ("--dtype bfloat16 goes with", "--peers numpy,torch-bf16", "got train, peers numpy, jax"),
         ),
+        (("bench", "--precision", "higher"), ("--precision must be one of 'highest', 'high'", "got 'higher'")),
+        (("bench", "--precision", "high", "--dtype", "float64"), ("--precision high goes with --dtype float32",)),
+        (("bench", "--precision", "high", "--suite", "crossover"), ("--precision high goes with", "got crossover")),
         (("bench", "--json", "absent/out.json"), ("--json must name a file in a folder that exists",)),
+        (("bench", "--map", "absent/map.svg"), ("--map must name a file in a folder that exists",)),
+        (("bench", "--map", "map.svg"), ("--map goes with --suite crossover", "got train")),
     ],
 )
 def test_a_mistake_is_one_clean_line(command, arguments, words):
@@ -192,7 +202,7 @@ def test_a_peer_that_is_absent_is_told_with_the_cure(monkeypatch, capsys):
         ([], {"train"}, False),
         (["--all"], set(SUITES), True),
         (["--all", "--suite", "train"], {"train"}, True),
-        (["--all", "--quick"], {"train", "infer", "kernels", "sizes"}, False),
+        (["--all", "--quick"], set(SUITES) - {"cold-start", "memory"}, False),
         (["--suite", "infer,sizes"], {"infer", "sizes"}, False),
         (["--workload", "large-4096", "--workload", "deep-b1"], {"train", "infer"}, True),
     ],
@@ -231,7 +241,7 @@ def test_ctrl_c_keeps_what_is_finished(monkeypatch, capsys, tmp_path):
     output = capsys.readouterr().out
     assert re.search(r"^article ", output, re.M)
     assert "Interrupted: only the workloads that were finished" in " ".join(output.split())
-    document = report.load(path)
+    document = documents.load(path)
     assert not document["complete"]
     assert len(document["rows"]) == 1
 

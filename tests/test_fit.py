@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 
-from fastmlp import MLP, network
+from fastmlp import MLP, interrupt, network
 from fastmlp.kernels.contract import LOSSES, OPTIMIZERS
 
 
@@ -56,7 +56,7 @@ def test_where_calls_are_cut_changes_no_bit(backend_name, shuffle, seconds, posi
     x, y = data(rng)
     whole, cut = (MLP((6, 9, 3), optimizer="adam", backend=backend_name) for _ in range(2))
     expected = whole.fit(x, y, epochs=7, batch_size=16, shuffle=shuffle)
-    monkeypatch.setattr(network, "SECONDS_A_CALL", seconds)
+    monkeypatch.setattr(interrupt, "SECONDS_A_CALL", seconds)
     monkeypatch.setattr(network, "POSITIONS_A_CALL", positions)
     received = cut.fit(x, y, epochs=7, batch_size=16, shuffle=shuffle)
     assert bits(cut) == bits(whole)

@@ -14,6 +14,7 @@ from fastmlp.kernels import backend as backends
 ROOT = Path(__file__).resolve().parents[1]
 
 EVERYTHING = """
+import sys
 import numpy as np
 import fastmlp
 from fastmlp import kernels
@@ -26,21 +27,24 @@ for loss in LOSSES:
         for widths in ((5, 7, 3), (190, 70, 3)):
             x, t = rng.random((40, widths[0]), np.float32), rng.random((40, 3), np.float32)
             t = rng.integers(0, 3, 40) if loss in ("cross_entropy", "log_loss") else t
-            net = fastmlp.MLP(widths, activation="gelu", loss=loss, optimizer=optimizer)
+            net = fastmlp.MLP(
+                widths, activation="gelu", loss=loss, optimizer=optimizer, dtype=sys.argv[1], precision=sys.argv[2]
+            )
             net.fit(x, t, epochs=2, batch_size=16, progress=False)
             net.train_step(x, t), net.gradients(x, t), net.loss(x, t), net.predict(x), net.predict(x[:1])
             x.flags.writeable = False
             net.predict(x)
 x, w, b = rng.random((300, 200), np.float32), rng.random((200, 300), np.float32), rng.random(300, np.float32)
 kernels.matmul(x, w), kernels.matmul(x, x, transpose_a=True), kernels.matmul(x[:2], w)
+kernels.matmul(x, w, dtype="bfloat16" if sys.argv[1] == "bfloat16" else None, precision=sys.argv[2])
 y = kernels.bias_add(kernels.linear_forward(x, w, b, "tanh"), b)
 kernels.mse(y, y), kernels.linear_backward_update(x, w, b, y, y, activation="tanh")
 """
 
 
 def run(cache, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "FASTMLP_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-W", "error", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FASTMLP_CACHE_DIR": str(cache), "FASTMLP_HIGH": "split"}
+    command = [sys.executable, "-W", "error", "-W", "ignore:dtype 'bfloat16':RuntimeWarning", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -48,13 +52,14 @@ def entries(cache):
     return {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
 
 
-def test_after_the_command_nothing_is_left_to_compile(tmp_path):
-    done = run(tmp_path, "-m", "fastmlp", "warmup")
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "highest"), ("float32", "high"), ("bfloat16", "highest")])
+def test_after_the_command_nothing_is_left_to_compile(tmp_path, dtype, precision):
+    done = run(tmp_path, "-m", "fastmlp", "warmup", "--dtype", dtype, "--precision", precision)
     assert done.returncode == 0, done.stderr
-    assert "kernels for float32: ready after" in done.stdout
+    assert f"kernels for {dtype}: ready after" in done.stdout
     assert f"kept in {tmp_path}" in done.stdout
     warm = entries(tmp_path)
-    done = run(tmp_path, "-c", EVERYTHING)
+    done = run(tmp_path, "-c", EVERYTHING, dtype, precision)
     assert done.returncode == 0, done.stderr
     assert entries(tmp_path) == warm
 
@@ -69,15 +74,15 @@ def test_it_tells_what_it_compiles(dtype):
 
 
 def test_another_dtype_is_refused():
-    with pytest.raises(
-        fastmlp.ArgumentError, match="dtype must be one of 'float32', 'float64', 'bfloat16'; got 'float16'"
-    ):
+    with pytest.raises(fastmlp.ArgumentError, match=r"dtype must be one of 'float32', .*; got 'float8'"):
+        fastmlp.warmup("float8")
+    with pytest.raises(fastmlp.BackendUnavailable, match="backend 'cpu' has no kernels for dtype 'float16'"):
         fastmlp.warmup("float16")
 
 
 def test_the_command_refuses_another_dtype(capsys):
     assert cli.main(["warmup", "--dtype", "int8"]) == 2
-    assert "--dtype must be one of 'float32', 'float64', 'bfloat16'; got 'int8'" in capsys.readouterr().err
+    assert "--dtype must be one of 'float32', 'float64', 'bfloat16', 'float16'; got 'int8'" in capsys.readouterr().err
 
 
 def test_without_numba_there_is_nothing_to_warm_up(monkeypatch):
