@@ -12,6 +12,7 @@ from .linear_forward import linear_forward
 from .loss import loss
 from .matmul import direct_matmul, matmul
 from .mse import mse
+from .stepper import stepper
 from .team import threads_for
 from .train import gradients, timed, train
 from .units import BFLOAT16, HIGH, UNAVAILABLE
@@ -34,6 +35,7 @@ __all__ = [
     "matmul",
     "mse",
     "predictor",
+    "stepper",
     "threads_for",
     "timed",
     "train",

@@ -66,6 +66,9 @@ def may_share(first, first_bytes, second, second_bytes):
 integer_of = types.ExternalFunction("PyLong_AsLongLong", types.int64(types.int64))
 """The Python integer at this address."""
 
+float_of = types.ExternalFunction("PyFloat_AsDouble", types.float64(types.int64))
+"""The Python float at this address."""
+
 _new_integer = types.ExternalFunction("PyLong_FromLongLong", types.int64(types.int64))
 
 unlock_python = types.ExternalFunction("PyEval_SaveThread", types.int64())
