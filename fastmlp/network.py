@@ -23,7 +23,7 @@ from .kernels import arrays
 from .kernels import backend as backends
 from .kernels.contract import EMULATED, LOSSES, PRECISIONS, array_dtype, step_flops
 from .kernels.gpu_arrays import home_of
-from .kernels.network import Network, new_array
+from .kernels.network import Network, Optimizer, new_array
 from .settings import as_activations, as_callbacks, as_widths
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ class MLP:
         self._training: Any = None  # workspaces of the backend, made when first needed; one a thread for inference
         self._inference = threading.local()
         self._step_loss = np.zeros(1)
+        self._direct_step = self._direct_gradients = _UNBOUND
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -223,7 +224,8 @@ class MLP:
         Raises ArgumentError or BackendUnavailable, and changes nothing then.
         """
         self._use(backend, *self._chosen(backend))
-        self._training, self._inference = None, threading.local()
+        self._forget_training()
+        self._inference = threading.local()
         return self
 
     def _chosen(self, backend: str) -> tuple[str, ModuleType]:
@@ -244,8 +246,13 @@ class MLP:
 
         Raises ShapeError, DTypeError or ArgumentError, before anything is written, for arrays that do not fit.
         """
+        direct, workspace = self._direct_step
+        if workspace is self._training and direct(x, y, self.updates, self._optimizer.learning_rate):
+            self.updates += 1
+            return float(self._step_loss[0])
         x, y = self._samples(x, y)
         self._train(x, y, None, 0, len(x), self._step_loss)
+        self._direct_step = self._directly(self._direct_step, self._optimizer)
         return float(self._step_loss[0])
 
     def fit(
@@ -363,13 +370,17 @@ class MLP:
 
     def gradients(self, x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]]:
         """(J, [dJ/dw, ...], [dJ/db, ...]) of one batch, without the L2 term; fresh arrays. Raises as `train_step`."""
+        home, structure = home_of("x", x), self._structure
+        gradient = home.new((structure.size,), self.dtype)
+        direct, workspace = self._direct_gradients
+        if workspace is self._training and direct(x, y, gradient):
+            return float(self._step_loss[0]), structure.weights(gradient), structure.biases(gradient)
         samples, target = self._samples(x, y)
-        home, size = home_of("x", x), self._structure.size
-        gradient = home.new((size,), self.dtype)
         workspace = self._training_workspace(len(samples))
         parameters = self._buffers.operands()[0]
-        loss = self._backend.gradients(self._structure, parameters, samples, target, gradient, workspace)
-        dw, db = self._structure.weights(gradient), self._structure.biases(gradient)
+        loss = self._backend.gradients(structure, parameters, samples, target, gradient, workspace)
+        self._direct_gradients = self._directly(self._direct_gradients, None)
+        dw, db = structure.weights(gradient), structure.biases(gradient)
         return float(loss), [home.give(array) for array in dw], [home.give(array) for array in db]
 
     def plan(self, batch_size: int = 128) -> "Plan":
@@ -426,9 +437,13 @@ class MLP:
 
     def _training_workspace(self, rows: int) -> Any:
         if self._training is None or self._training.rows < rows:
-            self._training = None  # give the old one back before the new one is made
+            self._forget_training()  # give the old one back before the new one is made
             self._training = self._workspace(rows, True)
         return self._training
+
+    def _forget_training(self) -> None:
+        self._training = None
+        self._direct_step = self._direct_gradients = _UNBOUND
 
     def _inference_workspace(self) -> Any:
         try:
@@ -473,6 +488,18 @@ class MLP:
             finally:
                 self.updates += made
                 self._buffers.written()
+
+    def _directly(self, last: "_DirectStep", rule: Optimizer | None) -> "_DirectStep":
+        """The stepper for the workspace of now, `last` where it is that; without a rule it is for `gradients`."""
+        workspace = self._training
+        if last[1] is workspace:
+            return last
+        make = getattr(self._backend, "stepper", None)
+        if make is None:
+            return _no_step, workspace
+        parameters, state = self._buffers.here
+        step = make(self._structure, rule, parameters, None if rule is None else state, self._step_loss, workspace)
+        return step or _no_step, workspace
 
     def _train_epochs(
         self,
@@ -524,6 +551,17 @@ class MLP:
         epoch = Epoch(self, history.epochs - 1, epochs, history.loss[-1], validation_loss, history)
         answers = [callback(epoch) for callback in callbacks]
         return any(answers)
+
+
+def _no_step(*arguments: Any) -> int:
+    """The stepper of a backend without one."""
+    return False
+
+
+_DirectStep = tuple[Callable[..., int], Any]
+"""A backend's stepper, and the workspace that it is for."""
+
+_UNBOUND: _DirectStep = (_no_step, None)
 
 
 def _no_predictor(structure: Network, parameters: np.ndarray, workspace: Any) -> tuple[Callable[..., int], int]:

@@ -13,8 +13,8 @@ DTYPES = ("float32", "float64")
 """Element types of arrays."""
 
 REFUSED, JUDGED, DONE = range(3)
-"""What a backend's `direct_matmul` says of its arrays: the desk has to judge them, and nothing has been written; they
-are as a kernel may assume, and `matmul` is to multiply them; they have been multiplied."""
+"""What a backend's `direct_operation` says of arrays: the desk has to judge them, and nothing has been written; they
+are as a kernel may assume, and the operation is to be run on them; it is done."""
 
 NETWORK_DTYPES = (*DTYPES, "bfloat16")
 """Element types of a network that every backend runs: an array's, or BFLOAT16."""

@@ -26,6 +26,11 @@ def get_num_threads() -> int:
     return told() or min(usable_cores(), MAX_THREADS)
 
 
+def most_threads() -> int:
+    """Threads that what is allocated now should have room for: the choice may be another at the next call."""
+    return max(get_num_threads(), min(usable_cores(), MAX_THREADS))
+
+
 def told() -> int | None:
     """The threads that were asked for in one of these ways; raises as `get_num_threads`."""
     return _chosen_here.get() or _chosen or _from_environment()

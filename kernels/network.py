@@ -115,14 +115,22 @@ class Network:
 
     def weights(self, buffer: np.ndarray) -> list[np.ndarray]:
         """Live views w[in, out] of a flat buffer, one a layer."""
-        return [
-            buffer[layer.w : layer.w + layer.inputs * layer.outputs].reshape(layer.inputs, layer.outputs)
-            for layer in self.layers
-        ]
+        return [buffer[place].reshape(shape) for place, shape in self._places_of_weights]
 
     def biases(self, buffer: np.ndarray) -> list[np.ndarray]:
         """Live views b[out] of a flat buffer, one a layer."""
-        return [buffer[layer.b : layer.b + layer.outputs] for layer in self.layers]
+        return [buffer[place] for place in self._places_of_biases]
+
+    @cached_property
+    def _places_of_weights(self) -> list[tuple[slice, tuple[int, int]]]:
+        return [
+            (slice(layer.w, layer.w + layer.inputs * layer.outputs), (layer.inputs, layer.outputs))
+            for layer in self.layers
+        ]
+
+    @cached_property
+    def _places_of_biases(self) -> list[slice]:
+        return [slice(layer.b, layer.b + layer.outputs) for layer in self.layers]
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,7 @@ def matmul(
     Returns:
         (n, m), zeros where k is 0.
     """
-    direct = None
-    if dtype is None and precision == "highest" and type(backend) is str and backend in ("auto", "cpu"):
-        direct = _direct_matmul()
-    if direct is not None:
+    if dtype is None and precision == "highest" and (direct := _direct("matmul", backend)) is not None:
         result: Any = _empty_product(a, b, transpose_a, transpose_b) if out is None else out
         said = direct(a, b, result, transpose_a, transpose_b)
         if said == JUDGED:
@@ -105,11 +102,16 @@ def matmul(
     return _returned(out, out_, home)
 
 
+def _direct(operation: str, backend: Any) -> Callable[..., int] | None:
+    """The CPU backend's function that judges and does this operation; None where that is not what is asked for."""
+    return _direct_operation(operation) if type(backend) is str and backend in ("auto", "cpu") else None
+
+
 @functools.cache
-def _direct_matmul() -> Callable[[Any, Any, Any, Any, Any], int] | None:
-    """The CPU backend's `direct_matmul`; None where it offers none or "auto" is another backend."""
-    name, module = resolve("auto")
-    return module.direct_matmul() if name == "cpu" else None
+def _direct_operation(name: str) -> Callable[..., int] | None:
+    """The CPU backend's `direct_operation`; None where "auto" is another backend."""
+    chosen, module = resolve("auto")
+    return module.direct_operation(name) if chosen == "cpu" else None
 
 
 def _empty_product(a: Any, b: Any, transpose_a: Any, transpose_b: Any) -> np.ndarray | None:
@@ -151,6 +153,16 @@ def bias_add(x: _Array, b: _Array, out: _Array | None = None, *, backend: str = 
     Returns:
         (n, m).
     """
+    direct = _direct("bias_add", backend)
+    if direct is not None:
+        result: Any = out
+        if out is None and type(x) is np.ndarray and x.ndim == 2 and x.itemsize <= 8:
+            result = new_array(x.shape, x.dtype)
+        said = direct(x, b, result)
+        if said == JUDGED:
+            resolve("cpu")[1].bias_add(x, b, result)
+        if said != REFUSED:
+            return result
     _, module, home = _resolved(backend, "x", x)
     x_, b_ = as_operand("x", x), as_operand("b", b, ndim=1)
     dtype = _alike(x=x_, b=b_)
@@ -211,6 +223,14 @@ def linear_forward(
     Returns:
         y, (n, m).
     """
+    direct = _direct("linear_forward", backend)
+    if direct is not None and preactivation is None and type(activation) is str and activation in ACTIVATIONS:
+        result: Any = _empty_product(x, w, False, False) if out is None else out
+        said = direct(x, w, b, result, ACTIVATIONS[activation].code)
+        if said == JUDGED:
+            resolve("cpu")[1].linear_forward(x, w, b, result, None, activation)
+        if said != REFUSED:
+            return result
     _, module, home = _resolved(backend, "x", x)
     require_name("activation", activation, ACTIVATIONS)
     x_, w_, b_ = as_operand("x", x), as_operand("w", w), as_operand("b", b, ndim=1)

@@ -89,7 +89,7 @@ def test_one_thread_stands_beside_all(monkeypatch):
 
     module = backends.load("cpu")
     monkeypatch.setattr(contest, "interleave", spy)
-    monkeypatch.setattr("fastmlp.kernels.ops._direct_matmul", lambda: None)
+    monkeypatch.setattr("fastmlp.kernels.ops._direct", lambda operation, backend: None)
     monkeypatch.setattr(module, "matmul", lambda *_: threads.append(get_num_threads()))
     monkeypatch.setattr(products, "judge", lambda *_: {"agree": True, "error_over_allowed": 0.0})
     monkeypatch.setattr(contest, "repeated", lambda call: (call, 1))

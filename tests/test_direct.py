@@ -15,8 +15,9 @@ from networks import fill, network
 
 import fastmlp
 from fastmlp import kernels, set_num_threads
+from fastmlp.errors import ArgumentError
 from fastmlp.kernels import cpu
-from fastmlp.kernels.contract import DONE, JUDGED, REFUSED
+from fastmlp.kernels.contract import ACTIVATIONS, DONE, JUDGED, REFUSED
 from fastmlp.kernels.cpu import direct, team
 from fastmlp.kernels.network import aligned_zeros
 
@@ -31,6 +32,8 @@ def entries():
     for dtype in (np.float32, np.float64):
         a = np.ones((2, 2), dtype)
         cpu.matmul(a, a, np.empty_like(a))
+        cpu.linear_forward(a, a, a[0], np.empty_like(a), None, "relu")
+        cpu.bias_add(a, a[0], np.empty_like(a))
 
 
 @pytest.fixture(autouse=True)
@@ -62,14 +65,14 @@ def test_a_small_product_has_the_bits_of_the_usual_way(dtype, transpose_a, trans
     a, b, out = operands(*shape, dtype, transpose_a, transpose_b)
     expected = out.copy()
     cpu.matmul(a, b, expected, transpose_a, transpose_b)
-    assert cpu.direct_matmul()(a, b, out, transpose_a, transpose_b) == DONE
+    assert cpu.direct_operation("matmul")(a, b, out, transpose_a, transpose_b) == DONE
     assert out.tobytes() == expected.tobytes()
 
 
 def test_a_product_for_the_team_is_judged_and_left_to_it():
     a, b, out = operands(128, 128, 128, np.float32)
     assert team.PARALLEL_FLOPS <= 2 * 128**3
-    assert cpu.direct_matmul()(a, b, out, False, False) == JUDGED
+    assert cpu.direct_operation("matmul")(a, b, out, False, False) == JUDGED
     assert (out == 7).all()
     assert kernels.matmul(a, b, out, backend="cpu") is out
     expected = np.empty_like(out)
@@ -79,7 +82,7 @@ def test_a_product_for_the_team_is_judged_and_left_to_it():
 
 def test_a_transposed_product_waits_for_no_room():
     a, b, out = operands(9, 8, 7, np.float32, transpose_b=True)
-    function, table = matmul_module._direct()
+    function, table = matmul_module.directly.function, matmul_module.directly.table
     table[matmul_module.IS_ROOM_TAKEN] = 1
     assert function(a, b, out, False, True) == JUDGED
     table[matmul_module.IS_ROOM_TAKEN] = 0
@@ -135,17 +138,107 @@ WRONG["out overlaps a"] = _shared[:4], B, _shared[2:]
 def test_what_the_desk_must_judge_is_refused_and_nothing_written(case):
     a, b, out = WRONG[case]
     before = None if out is None else out.tobytes()
-    assert cpu.direct_matmul()(a, b, out, False, False) == REFUSED
+    assert cpu.direct_operation("matmul")(a, b, out, False, False) == REFUSED
     assert out is None or out.tobytes() == before
 
 
 @pytest.mark.parametrize("flags", [(1, False), (False, 0), (None, False), (np.True_, False)])
 def test_flags_that_are_no_booleans_are_refused(flags):
-    assert cpu.direct_matmul()(A, B, OUT, *flags) == REFUSED
+    assert cpu.direct_operation("matmul")(A, B, OUT, *flags) == REFUSED
     expected = np.empty_like(OUT)
     cpu.matmul(A, B, expected, bool(flags[0]), bool(flags[1]))
     out = kernels.matmul(A, B, transpose_a=flags[0], transpose_b=flags[1], backend="cpu")
     assert out.tobytes() == expected.tobytes()
+
+
+def layer(n, k, m, dtype=np.float32):
+    """(x, w, b, out) of a layer."""
+    rng = np.random.default_rng(n + k + m)
+    return [rng.normal(size=shape).astype(dtype) for shape in ((n, k), (k, m), m)] + [np.full((n, m), 7, dtype)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (64, 64, 64), (2, 3, 0), (0, 3, 2), (2, 0, 3)])
+def test_a_small_layer_has_the_bits_of_the_usual_way(dtype, activation, shape):
+    x, w, b, out = layer(*shape, dtype)
+    expected = out.copy()
+    cpu.linear_forward(x, w, b, expected, None, activation)
+    assert cpu.direct_operation("linear_forward")(x, w, b, out, ACTIVATIONS[activation].code) == DONE
+    assert out.tobytes() == expected.tobytes()
+    assert kernels.linear_forward(x, w, b, activation, backend="cpu").tobytes() == expected.tobytes()
+
+
+def test_a_layer_for_the_team_is_judged_and_left_to_it():
+    x, w, b, out = layer(128, 128, 128)
+    cpu.linear_forward(x, w, b, out.copy(), None, "relu")
+    assert cpu.direct_operation("linear_forward")(x, w, b, out, 0) == JUDGED
+    assert (out == 7).all()
+    assert kernels.linear_forward(x, w, b, out=out, backend="cpu") is out
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (600, 700), (3, 0), (0, 3)])
+def test_adding_a_bias_has_the_bits_of_the_usual_way(dtype, shape):
+    x, _, b, out = layer(shape[0], shape[1], shape[1], dtype)
+    expected = out.copy()
+    cpu.bias_add(x, b, expected)
+    function = cpu.direct_operation("bias_add")
+    assert function(x, b, out) == DONE
+    assert out.tobytes() == expected.tobytes()
+    assert kernels.bias_add(x, b, backend="cpu").tobytes() == expected.tobytes()
+    assert function(x, b, x) == DONE
+    assert x.tobytes() == expected.tobytes()
+
+
+X, W, BIAS, Y = layer(4, 4, 4)
+_six = np.ones((6, 4), np.float32)
+WRONG_LAYERS = {
+    "a list": (X.tolist(), W, BIAS, Y),
+    "None": (X, W, None, Y),
+    "no out": (X, W, BIAS, None),
+    "a subclass": (X, W.view(Subclass), BIAS, Y),
+    "integers": tuple(array.astype(np.int32) for array in (X, W, BIAS, Y)),
+    "two dtypes": (X, W, BIAS.astype(np.float64), Y),
+    "out of another dtype": (X, W, BIAS, Y.astype(np.float64)),
+    "one dimension": (X[0], W, BIAS, Y),
+    "a bias of two dimensions": (X, W, BIAS[None], Y),
+    "columns first": (np.asfortranarray(X), W, BIAS, Y),
+    "strided": (X, W, np.ones(8, np.float32)[::2], Y),
+    "misaligned": (X, W, misaligned(BIAS), Y),
+    "read-only out": (X, W, BIAS, read_only(Y.copy())),
+    "a bias too long": (X, W, np.ones(5, np.float32), Y),
+    "rows of out": (X, W, BIAS, Y[:3]),
+    "columns of out": (X, W, BIAS, np.ones((4, 5), np.float32)),
+    "the bias in out": (X, W, Y[1], Y),
+    "out overlaps x": (_six[:4], W, BIAS, _six[2:]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LAYERS)
+def test_a_layer_that_the_desk_must_judge_is_refused_and_nothing_written(case):
+    x, w, b, out = WRONG_LAYERS[case]
+    before = None if out is None else out.tobytes()
+    layers = [(x, w, b, out), (w, x, b, out)]
+    assert [cpu.direct_operation("linear_forward")(*each, 0) for each in layers] == [REFUSED] * 2
+    x = w if type(w) is not np.ndarray else x
+    assert cpu.direct_operation("bias_add")(x, b, out) == REFUSED
+    assert out is None or out.tobytes() == before
+
+
+@pytest.mark.parametrize(
+    "given", [(X[:, :3].copy(), W, BIAS, Y), (X, W[:3], BIAS, Y), (Y, W, BIAS, Y), (X, Y, BIAS, Y)]
+)
+def test_a_layer_whose_shapes_or_memory_do_not_go_together_is_refused(given):
+    before = given[3].tobytes()
+    assert cpu.direct_operation("linear_forward")(*given, 0) == REFUSED
+    assert given[3].tobytes() == before
+
+
+@pytest.mark.parametrize("activation", ["rectify", None, 3, ["relu"]])
+def test_an_unknown_activation_is_refused_by_name(activation):
+    with pytest.raises(ArgumentError, match="activation"):
+        kernels.linear_forward(X, W, BIAS, activation, backend="cpu")
 
 
 def test_a_result_that_nothing_fits_is_not_allocated():
@@ -270,8 +363,8 @@ def test_without_the_layout_of_arrays_the_usual_way_does_it(tmp_path):
         "sys._is_gil_enabled = lambda: False\n"
         "import numpy as np, fastmlp\n"
         "from fastmlp.kernels import matmul\n"
-        "from fastmlp.kernels.cpu import direct, direct_matmul\n"
-        "assert not direct.reads_arrays() and direct_matmul() is None\n"
+        "from fastmlp.kernels.cpu import direct, direct_operation\n"
+        "assert not direct.reads_arrays() and direct_operation('matmul') is None\n"
         "a = np.arange(12, dtype=np.float32).reshape(3, 4)\n"
         "assert (matmul(a, a, transpose_b=True, backend='cpu') == a @ a.T).all()\n"
         "net = fastmlp.MLP((4, 3), backend='cpu')\n"

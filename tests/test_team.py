@@ -206,6 +206,21 @@ def test_the_same_bits_on_any_number_of_threads(name, threads, alone, runs):
     assert set(runs) == {threads}, "a job too small for threads would prove nothing"
 
 
+@pytest.mark.skipif(usable_cores() == 1, reason="one core is all there is")
+@pytest.mark.parametrize("widths", [WIDTHS, NARROW_WIDTHS])
+def test_a_network_that_was_trained_on_one_thread_uses_more_when_told(widths, runs):
+    net = fastmlp.MLP(widths, backend="cpu")
+    rng = np.random.default_rng(0)
+    x, y = rng.random((LARGE_BATCH, widths[0]), np.float32), rng.random((LARGE_BATCH, widths[-1]))
+    with num_threads(1):
+        net.train_step(x, y)
+        net.predict(x)
+    runs.clear()
+    net.train_step(x, y)
+    net.predict(x)
+    assert set(runs) == {min(usable_cores(), MAX_THREADS)}
+
+
 def test_the_number_of_threads_is_what_was_set_and_goes_back():
     for count in (1, 3, MAX_THREADS):
         set_num_threads(count)

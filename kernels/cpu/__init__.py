@@ -10,8 +10,10 @@ from .forward import forward, predictor
 from .linear_backward_update import linear_backward_update
 from .linear_forward import linear_forward
 from .loss import loss
-from .matmul import direct_matmul, matmul
+from .matmul import matmul
 from .mse import mse
+from .operations import direct_operation
+from .stepper import stepper
 from .team import threads_for
 from .train import gradients, timed, train
 from .units import BFLOAT16, HIGH, UNAVAILABLE
@@ -24,7 +26,7 @@ __all__ = [
     "Workspace",
     "bias_add",
     "ceilings",
-    "direct_matmul",
+    "direct_operation",
     "forward",
     "gradients",
     "linear_backward_update",
@@ -34,6 +36,7 @@ __all__ = [
     "matmul",
     "mse",
     "predictor",
+    "stepper",
     "threads_for",
     "timed",
     "train",

@@ -111,6 +111,8 @@ def _activate_block(code, rows, columns, block, block_row):
 @jit
 def activate(code, rows, columns, block, block_row):
     """Block = activation(block)."""
+    if block_row == columns:  # nothing lies between the rows: one long row has fewer vectors that are not whole
+        rows, columns = min(rows, 1), rows * columns
     if code == SINE:
         _sine_block(rows, columns, block, block_row)
     elif code == RELU:  # to choose the function for each vector would show with the most frequent ones
@@ -228,6 +230,8 @@ def multiply_by_sign(code, rows, columns, block, block_row, saved, saved_row):
 @jit
 def multiply_by_derivative(code, rows, columns, block, block_row, saved, saved_row):
     """Block = block * activation'(saved), where saved is y, or z for the activations that need it."""
+    if block_row == columns and saved_row == columns:
+        rows, columns = min(rows, 1), rows * columns
     if code == SINE:
         _sine_back(rows, columns, block, block_row, saved, saved_row)
     elif code == RELU:

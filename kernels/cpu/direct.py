@@ -66,6 +66,9 @@ def may_share(first, first_bytes, second, second_bytes):
 integer_of = types.ExternalFunction("PyLong_AsLongLong", types.int64(types.int64))
 """The Python integer at this address."""
 
+float_of = types.ExternalFunction("PyFloat_AsDouble", types.float64(types.int64))
+"""The Python float at this address."""
+
 _new_integer = types.ExternalFunction("PyLong_FromLongLong", types.int64(types.int64))
 
 unlock_python = types.ExternalFunction("PyEval_SaveThread", types.int64())
@@ -142,6 +145,49 @@ class Direct:
 def direct(function):
     """The `Direct` of this function."""
     return Direct(function)
+
+
+ENTRIES = OWN
+"""What an `Operation`'s table begins with: the addresses of float32's entry and float64's, 0 while there is none."""
+
+
+@jit
+def element_size(known, array):
+    """Bytes of an element of an array of float32 or float64, 0 for anything else."""
+    dtype = dtype_of(known, array)
+    return 4 if dtype == known[FLOAT32] else 8 if dtype == known[FLOAT64] else 0
+
+
+@jit
+def entry_for(known, size):
+    """The operation's entry for elements of so many bytes."""
+    return known[ENTRIES + size // 8]
+
+
+class Operation:
+    """An operation on arrays that is judged and done by a direct function, given what it is bound to behind ENTRIES."""
+
+    def __init__(self, function, *own, keeps=()):
+        self._function, self._own, self._keeps = function, own, keeps
+
+    @functools.cached_property
+    def _bound(self):
+        return self._function.bound(0, 0, *self._own, keeps=self._keeps)
+
+    @property
+    def function(self):
+        """Python's function; None where arrays cannot be read."""
+        return self._bound[0] if reads_arrays() else None
+
+    @property
+    def table(self):
+        """Its table."""
+        return self._bound[1]
+
+    def learn(self, entry, dtype):
+        """Let it run the entry, which is compiled, on elements of this dtype."""
+        if reads_arrays():
+            self.table[ENTRIES + dtype.itemsize // 8] = entry.address(dtype)
 
 
 @functools.cache

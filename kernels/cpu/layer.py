@@ -18,7 +18,7 @@ from .optimizers import ahead_of_update, update
 from .packing import TALL
 from .pairs import pair_block, steps_held
 from .product import prefetch_tile
-from .simd import address_of, lanes, load_first, prefetch, steps_of, store_first
+from .simd import address_of, lanes, prefetch, steps_of, tile_add, tile_store, tile_sum, tile_zeros
 from .tiles import product
 
 
@@ -60,24 +60,27 @@ def forward_layer(shared, me, n, k, m, x, w, b, y, across, down, z, keeps_z, act
     )  # fmt: skip
 
 
+SUMMED = 2
+"""Vectors side by side that are summed in one pass down the rows."""
+
+
 @jit
 def _sum_rows(n, columns, dz, dz_row, total):
     """total[columns] = sum of the n rows of dz, four rows apart added together first."""
-    for j in range(0, columns, lanes(dz)):
-        count = min(lanes(dz), columns - j)
-        zero = load_first(dz + j, 0)
-        first, second, third, fourth = zero, zero, zero, zero
-        row = dz + j
+    for j in range(0, columns, SUMMED * lanes(dz)):
+        width, row = columns - j, dz + j
+        zeros = tile_zeros(1, SUMMED, dz)
+        first, second, third, fourth = zeros, zeros, zeros, zeros
         for _ in range(n // 4):
-            first += load_first(row, count)
-            second += load_first(row + dz_row, count)
-            third += load_first(row + 2 * dz_row, count)
-            fourth += load_first(row + 3 * dz_row, count)
+            first = tile_add(first, row, 0, width)
+            second = tile_add(second, row + dz_row, 0, width)
+            third = tile_add(third, row + 2 * dz_row, 0, width)
+            fourth = tile_add(fourth, row + 3 * dz_row, 0, width)
             row += 4 * dz_row
         for _ in range(n % 4):
-            first += load_first(row, count)
+            first = tile_add(first, row, 0, width)
             row += dz_row
-        store_first(total + j, (first + second) + (third + fourth), count)
+        tile_store(tile_sum(tile_sum(first, second), tile_sum(third, fourth)), total + j, 0, width)
 
 
 @jit

@@ -1,9 +1,6 @@
 """out[n, m] = a[n, k] @ b[k, m], or with a or b stored transposed."""
 
-import functools
 import os
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -12,21 +9,21 @@ from ..network import aligned_zeros
 from .activations import IDENTITY, floor_of
 from .compile import entry
 from .direct import (
+    ENTRIES,
     FALSE,
-    FLOAT32,
-    FLOAT64,
-    OWN,
     PLAIN,
     TRUE,
     WRITABLE,
+    Operation,
     address,
     data_of,
     direct,
     dtype_of,
+    element_size,
+    entry_for,
     is_array,
     length_of,
     may_share,
-    reads_arrays,
     stack_integers,
 )
 from .layer import nothing_after, nothing_ahead
@@ -51,9 +48,9 @@ def _matmul(
     )  # fmt: skip
 
 
-ENTRIES, ZEROS, ROOM, IS_ROOM_TAKEN = OWN, *range(OWN + 2, OWN + 5)
-"""Places in the table of `_matmul_directly`: float32's entry and float64's, 0 where there is none; zeros to start from;
-ROOM_BYTES for panels of a transposed B, which one call has at a time."""
+ZEROS, ROOM, IS_ROOM_TAKEN = range(ENTRIES + 2, ENTRIES + 5)
+"""Places in the table of `_matmul_directly`: zeros to start from; ROOM_BYTES for panels of a transposed B, which one
+call has at a time."""
 
 ROOM_BYTES = 1 << 16
 
@@ -65,9 +62,8 @@ def _matmul_directly(known, arguments, count):
     Products that one thread does alone, of matrices as they lie, are done here.
     """
     a, b, out, transpose_a, transpose_b = arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]
-    dtype = dtype_of(known, a)
-    size = 4 if dtype == known[FLOAT32] else 8
-    if dtype != known[FLOAT32] and dtype != known[FLOAT64]:
+    size, dtype = element_size(known, a), dtype_of(known, a)
+    if size == 0:
         return REFUSED
     if not (is_array(known, a, dtype, 2, PLAIN) and is_array(known, b, dtype, 2, PLAIN)):
         return REFUSED
@@ -85,7 +81,7 @@ def _matmul_directly(known, arguments, count):
     if may_share(out, n * m * size, a, n * k * size) or may_share(out, n * m * size, b, k * m * size):
         return REFUSED
     flops = 2 * n * k * m
-    entry = known[ENTRIES + size // 8]
+    entry = entry_for(known, size)
     a_row, a_step = (1, n) if is_a_transposed else (k, 1)
     needs_room = is_b_transposed and m > 1
     if entry == 0 or flops >= PARALLEL_FLOPS:
@@ -159,19 +155,12 @@ def matmul(
         address(out),
     )  # fmt: skip
     run(_matmul, out.dtype, job, flops, most=products.threads)
-    if reads_arrays():
-        _direct()[1][ENTRIES + out.itemsize // 8] = _matmul.address(out.dtype)
+    directly.learn(_matmul, out.dtype)
 
 
-@functools.cache
-def _direct() -> tuple[Callable[..., int], np.ndarray]:
-    room = aligned_zeros(ROOM_BYTES, np.uint8)
-    function, table = _matmul_directly.bound(0, 0, address(ZERO_ROW), address(room), 0, keeps=room)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: table.__setitem__(IS_ROOM_TAKEN, 0))
-    return function, table
+_room = aligned_zeros(ROOM_BYTES, np.uint8)
+directly = Operation(_matmul_directly, address(ZERO_ROW), address(_room), 0, keeps=_room)
+"""(a, b, out, transpose_a, transpose_b)."""
 
-
-def direct_matmul() -> Callable[[Any, Any, Any, Any, Any], int] | None:
-    """A function (a, b, out, transpose_a, transpose_b), see kernels/README.md; None where there is none."""
-    return _direct()[0] if reads_arrays() else None
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: directly.table.__setitem__(IS_ROOM_TAKEN, 0))

@@ -7,7 +7,7 @@ from ..network import Network, Optimizer
 from ..timeline import EVERY_LAYER, Timed, Timeline
 from .across import train_across
 from .activations import copy_block, multiply_by_derivative
-from .compile import entry, jit
+from .compile import Entry, entry, jit
 from .direct import address
 from .layer import forward_layer, input_gradient, input_gradient_in_pairs, sum_tiles, update_layer
 from .losses import chunk_rows, mean_loss, rows_loss
@@ -293,6 +293,13 @@ def _train(
         position += n
 
 
+def way_of(workspace: Workspace) -> tuple[Entry, tuple[int, int]]:
+    """The entry that trains with this workspace, and the tables of its that it reads."""
+    if workspace.across is None:
+        return _train.in_parts(workspace.parts), workspace.tables
+    return train_across, workspace.across
+
+
 def _run(
     network: Network,
     optimizer: Optimizer,
@@ -312,14 +319,14 @@ def _run(
 ) -> None:
     target_at = address(target)
     target_address, label_address = (0, target_at) if target.ndim == 1 else (target_at, 0)
+    entry, tables = way_of(workspace)
     job: tuple[int, ...] = (
         workspace.kept("parameters", parameters), parameters.size, state_address,
         workspace.settings(optimizer, code), workspace.kept("losses", losses), len(losses),
-        *(workspace.tables if workspace.across is None else workspace.across), address(x), target_address,
+        *tables, address(x), target_address,
         label_address, 0 if order is None else address(order), len(x), start, batch_size, updates,
         0 if penalties is None else workspace.kept("penalties", penalties),
     )  # fmt: skip
-    entry = _train.in_parts(workspace.parts) if workspace.across is None else train_across
     most = workspace.most_members
     if timeline is not None:
         entry, job = entry.timed, (timeline.address(0), timeline.row, *job)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..caches import cache_bytes
 from ..contract import ACTIVATIONS, LOSSES, forward_flops
-from ..cores import get_num_threads
+from ..cores import most_threads
 from ..network import Layer, Network, Optimizer, aligned_zeros
 from .across import block_rows, gradient_row, most_chunks, padded, padded_rows, runs_across
 from .direct import address
@@ -83,8 +83,8 @@ class Products:
         self.asked = shapes
         self.capacity = pack_capacity(shapes, dtype.itemsize, parts)
         self.packed = aligned_zeros(self.capacity, dtype)
-        self.scratch = aligned_zeros(get_num_threads() * scratch_size(dtype.itemsize, parts), dtype)
-        self.threads = get_num_threads()
+        self.threads = most_threads()
+        self.scratch = aligned_zeros(self.threads * scratch_size(dtype.itemsize, parts), dtype)
         self.addresses = address(ZERO_ROW), address(self.packed), self.capacity, address(self.scratch)
         self.nbytes = self.packed.nbytes + self.scratch.nbytes
 

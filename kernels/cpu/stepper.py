@@ -1,0 +1,140 @@
+"""One training step of a small network, or its gradients, as a direct function: all but the batch is bound before."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..contract import GRADIENT_CODE, LOSSES, OPTIMIZERS, step_flops
+from ..network import Network, Optimizer
+from .compile import jit
+from .direct import (
+    OWN,
+    PLAIN,
+    WRITABLE,
+    address,
+    data_of,
+    direct,
+    float_of,
+    integer_of,
+    is_array,
+    length_of,
+    reads_arrays,
+    stack_integers,
+)
+from .optimizers import LEARNING_RATE, settings_of
+from .phases import conducted_alone
+from .simd import address_of, float32_at, float64_at, int64_at
+from .team import PARALLEL_FLOPS
+from .train import way_of
+from .workspace import Workspace
+
+(
+    DTYPE, ITEM, INTEGER, IN, OUT, TARGET, MOST_ROWS, ROW_FLOPS, ENTRY, PARAMETERS, SIZE, STATE, SETTINGS, VALUE,
+    STEP_LAYERS, STEP_PLAN,
+) = range(OWN, OWN + 16)  # fmt: skip
+"""What a step is bound to; TARGET is the place of the loss's kind of targets in TARGETS, ITEM the bytes of a float."""
+
+TARGETS = "values", "probabilities", "classes"
+
+_INTEGER = np.dtype(np.int64)
+
+_LARGEST = float(np.finfo(np.float64).max)
+
+
+@jit
+def _are_within(count, values, least, most):
+    outside = 0
+    for i in range(count):
+        outside += not least <= values[i] <= most  # no early end, so that it is done in vectors
+    return outside == 0
+
+
+@jit
+def _is_target(known, rows, target):
+    """Whether `arrays.as_target` would take the array as it is; of classes labels alone are known here."""
+    outputs = known[OUT]
+    if known[TARGET] == 2:
+        if not is_array(known, target, known[INTEGER], 1, PLAIN) or length_of(target, 0) != rows:
+            return False
+        return _are_within(rows, int64_at(data_of(target)), 0, outputs - 1)
+    is_row = outputs == 1 and is_array(known, target, known[DTYPE], 1, PLAIN)
+    is_table = is_array(known, target, known[DTYPE], 2, PLAIN) and length_of(target, 1) == outputs
+    if not (is_row or is_table) or length_of(target, 0) != rows:
+        return False
+    least, most = (0.0, 1.0) if known[TARGET] == 1 else (-_LARGEST, _LARGEST)
+    if known[ITEM] == 4:
+        return _are_within(rows * outputs, float32_at(data_of(target)), least, most)
+    return _are_within(rows * outputs, float64_at(data_of(target)), least, most)
+
+
+@jit
+def _is_apart(known, value, size):
+    """Whether an array of so many bytes lies outside the parameters, which a step changes while it reads."""
+    first, parameters = data_of(value), known[PARAMETERS]
+    return first + size <= parameters or parameters + known[SIZE] * known[ITEM] <= first
+
+
+@jit
+def _run(known, x, target, state, updates):
+    """Make the step if x and its targets need no judging; whether it was made."""
+    if not is_array(known, x, known[DTYPE], 2, PLAIN) or length_of(x, 1) != known[IN]:
+        return False
+    rows = length_of(x, 0)
+    if rows == 0 or rows > known[MOST_ROWS] or not _is_target(known, rows, target):
+        return False
+    if not _is_apart(known, x, rows * known[IN] * known[ITEM]):
+        return False
+    if not _is_apart(known, target, rows * known[OUT] * known[ITEM]):
+        return False
+    has_labels = known[TARGET] == 2
+    job = stack_integers(17)
+    job[0], job[1], job[2], job[3], job[4], job[5] = (
+        known[PARAMETERS], known[SIZE], state, known[SETTINGS], known[VALUE], 1,
+    )  # fmt: skip
+    job[6], job[7], job[8] = known[STEP_LAYERS], known[STEP_PLAN], data_of(x)
+    job[9], job[10] = 0 if has_labels else data_of(target), data_of(target) if has_labels else 0
+    job[11], job[12], job[13], job[14], job[15], job[16] = 0, rows, 0, rows, updates, 0
+    conducted_alone(known[ENTRY], address_of(job), rows * known[ROW_FLOPS])
+    return True
+
+
+@direct
+def _step_directly(known, arguments, count):
+    """(x, target, updates, learning_rate): what `stepper` gives."""
+    float64_at(known[SETTINGS])[LEARNING_RATE] = float_of(arguments[3])
+    return _run(known, arguments[0], arguments[1], known[STATE], integer_of(arguments[2]))
+
+
+@direct
+def _gradients_directly(known, arguments, count):
+    """(x, target, gradient): what `stepper` gives without an optimiser."""
+    gradient = arguments[2]
+    if not is_array(known, gradient, known[DTYPE], 1, WRITABLE) or length_of(gradient, 0) != known[SIZE]:
+        return False
+    return _run(known, arguments[0], arguments[1], data_of(gradient), 0)
+
+
+def stepper(
+    network: Network,
+    optimizer: Optimizer | None,
+    parameters: np.ndarray,
+    state: np.ndarray | None,
+    value: np.ndarray,
+    workspace: Workspace,
+) -> Callable[..., int] | None:
+    """A function (x, target, updates, learning_rate), without an optimiser (x, target, gradient): kernels/README.md."""
+    row_flops = step_flops(network.widths, 1)
+    most_rows = min(workspace.rows, (PARALLEL_FLOPS - 1) // row_flops)
+    target = TARGETS.index(LOSSES[network.loss].target)
+    if not reads_arrays() or workspace.parts or most_rows == 0 or (target == 2 and network.widths[-1] == 1):
+        return None
+    code = GRADIENT_CODE if optimizer is None else OPTIMIZERS[optimizer.name].code
+    settings = settings_of(optimizer or Optimizer(), code)
+    entry, tables = way_of(workspace)
+    function, _ = (_gradients_directly if optimizer is None else _step_directly).bound(
+        id(network.dtype), network.dtype.itemsize, id(_INTEGER), network.widths[0], network.widths[-1], target,
+        most_rows, row_flops, entry.address(network.dtype), address(parameters), parameters.size,
+        0 if state is None else address(state), address(settings), address(value), *tables,
+        keeps=(parameters, state, settings, value, workspace),
+    )  # fmt: skip
+    return function
