@@ -1,4 +1,4 @@
-"""Every intrinsic of kernels/cpu/simd.py, in small compiled functions, against NumPy on the same numbers."""
+"""Every intrinsic of kernels/cpu/simd, in small compiled functions, against NumPy on the same numbers."""
 
 import functools
 import operator

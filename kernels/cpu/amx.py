@@ -13,7 +13,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import I32, I64, _bfloat16_halves, _intrinsic_call
+from .simd import I32, I64
+from .simd.bfloat16 import emit_halves
+from .simd.vectors import emit_call
 from .units import UNIT
 
 EDGE = 16
@@ -113,11 +115,11 @@ class _ModelledTiles:
                 place = builder.gep(self._tiles[a], [I32(0), row.index, pair.index])
                 lanes = ir.Constant(ir.VectorType(I32, EDGE), [0] * EDGE)
                 one = builder.insert_element(ir.Constant(_ROW, ir.Undefined), builder.load(place), I32(0))
-                left = _bfloat16_halves(builder, builder.shuffle_vector(one, one, lanes))
-                right = _bfloat16_halves(builder, self._load(self._row(b, pair.index)))
+                left = emit_halves(builder, builder.shuffle_vector(one, one, lanes))
+                right = emit_halves(builder, self._load(self._row(b, pair.index)))
                 for each, x, y in zip(sums, left, right, strict=True):
                     operands = [self._normal(x), self._normal(y), builder.load(each)]
-                    builder.store(self._normal(_intrinsic_call(builder, "fma", _ROW, operands)), each)
+                    builder.store(self._normal(emit_call(builder, "fma", _ROW, operands)), each)
             both = self._normal(builder.fadd(*(builder.load(each) for each in sums)))
             target = self._row(total, row.index)
             self._store(self._normal(builder.fadd(self._normal(self._load(target)), both)), target)

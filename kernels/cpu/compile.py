@@ -339,7 +339,7 @@ def _state_digest() -> str:
     sizes = [cache_bytes(name) for name in USUAL_KIB]
     digest.update(repr((versions, cpu, sizes)).encode())
     kernels = Path(__file__).parent.parent
-    for source in [*sorted(kernels.glob("*.py")), *sorted(kernels.glob("cpu/*.py"))]:
+    for source in [*sorted(kernels.glob("*.py")), *sorted(kernels.glob("cpu/**/*.py"))]:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:20]
 
