@@ -169,10 +169,11 @@ class Operation:
 
     def __init__(self, function, *own, keeps=()):
         self._function, self._own, self._keeps = function, own, keeps
+        self._entries = [0, 0]
 
     @functools.cached_property
     def _bound(self):
-        return self._function.bound(0, 0, *self._own, keeps=self._keeps)
+        return self._function.bound(*self._entries, *self._own, keeps=self._keeps)
 
     @property
     def function(self):
@@ -186,8 +187,15 @@ class Operation:
 
     def learn(self, entry, dtype):
         """Let it run the entry, which is compiled, on elements of this dtype."""
-        if reads_arrays():
-            self.table[ENTRIES + dtype.itemsize // 8] = entry.address(dtype)
+        place, address = dtype.itemsize // 8, entry.address(dtype)
+        if self._entries[place] != address:
+            self._entries[place] = address
+            self.write(ENTRIES + place, address)
+
+    def write(self, place, value):
+        """Change a number of its table, if that has been made."""
+        if "_bound" in self.__dict__:
+            self.table[place] = value
 
 
 @functools.cache

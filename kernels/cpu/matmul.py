@@ -163,4 +163,4 @@ directly = Operation(_matmul_directly, address(ZERO_ROW), address(_room), 0, kee
 """(a, b, out, transpose_a, transpose_b)."""
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: directly.table.__setitem__(IS_ROOM_TAKEN, 0))
+    os.register_at_fork(after_in_child=lambda: directly.write(IS_ROOM_TAKEN, 0))
