@@ -65,3 +65,16 @@ def test_a_peer_runs_in_a_process_of_its_own(peer, tmp_path):
         start, build = processes._parts(SMALL[1], quickly(), peer.name, True)
         assert processes._run(processes._WHOLE.format(start=start, build=build), str(tmp_path)) == ""
         assert int(processes._run(processes._PEAK.format(start=start, build=build, steps=2), str(tmp_path))) > 0
+
+
+def test_scikit_learn_makes_every_epoch_that_is_counted():
+    """Also those after many in which the loss got no better."""
+    pytest.importorskip("sklearn")
+    (made,) = load_peers(["sklearn"], 2)
+    workload = replace(ARTICLE, learning_rate=1e-30)
+    data = workload.make(workload).cast("float32")
+    net = training.new_network(workload, "numpy", "float32")
+    trainer = made.trainers(workload, net.weights, net.biases, data)["fit"]()
+    for _ in range(3):
+        trainer.fit(20)
+        assert trainer.estimator.n_iter_ == 20
