@@ -61,7 +61,7 @@ class ScikitLearn(Peer):
         return made
 
     def fit(self, estimator: Any, data: Data, epochs: int) -> None:
-        """Just so many epochs: it neither stops before, as a warm start counts on from the last fit, nor speaks of it."""
+        """Just so many epochs: it neither stops before, by what it counted in earlier fits, nor speaks of it."""
         estimator.set_params(max_iter=epochs, n_iter_no_change=np.inf)
         t = data.t[:, 0] if data.t.ndim == 2 and data.t.shape[1] == 1 else data.t
         with warnings.catch_warnings():
