@@ -114,6 +114,13 @@ def _direct_operation(name: str) -> Callable[..., int] | None:
     return module.direct_operation(name) if chosen == "cpu" else None
 
 
+def _empty_like(x: Any) -> np.ndarray | None:
+    """An array as the matrix x is; None where the desk would have something to say."""
+    if type(x) is not np.ndarray or x.ndim != 2 or x.itemsize > 8:
+        return None
+    return new_array(x.shape, x.dtype)
+
+
 def _empty_product(a: Any, b: Any, transpose_a: Any, transpose_b: Any) -> np.ndarray | None:
     """An array for the product of two matrices; None where the desk would have something to say."""
     if type(a) is not np.ndarray or type(b) is not np.ndarray or a.ndim != 2 or b.ndim != 2 or a.itemsize > 8:
@@ -155,9 +162,7 @@ def bias_add(x: _Array, b: _Array, out: _Array | None = None, *, backend: str = 
     """
     direct = _direct("bias_add", backend)
     if direct is not None:
-        result: Any = out
-        if out is None and type(x) is np.ndarray and x.ndim == 2 and x.itemsize <= 8:
-            result = new_array(x.shape, x.dtype)
+        result: Any = _empty_like(x) if out is None else out
         said = direct(x, b, result)
         if said == JUDGED:
             resolve("cpu")[1].bias_add(x, b, result)
