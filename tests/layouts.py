@@ -57,6 +57,10 @@ def read_only(array):
     return copy
 
 
+class Subclass(np.ndarray):
+    """What is an array, but not just one."""
+
+
 LAYOUTS = {
     "strided": strided,
     "reversed": reversed_,

@@ -1,8 +1,12 @@
 """Small networks for the tests: parameters, data and canaried flat buffers."""
 
+import copy
+import pickle
+
 import numpy as np
 import oracles
 
+from fastmlp import MLP
 from fastmlp.kernels.network import Network
 
 
@@ -39,3 +43,11 @@ def gaps(net, buffer):
 def wide(net, buffer, kind):
     """Weights and biases of a flat buffer as copies in another precision."""
     return [w.astype(kind) for w in net.weights(buffer)], [b.astype(kind) for b in net.biases(buffer)]
+
+
+def copied(net, way, folder):
+    """A network as it comes back from a file in the folder, from a pickle or from copy.deepcopy."""
+    if way == "file":
+        net.save(folder / "net")
+        return MLP.load(folder / "net", net.backend)
+    return pickle.loads(pickle.dumps(net)) if way == "pickle" else copy.deepcopy(net)

@@ -1,8 +1,6 @@
 """dtype bfloat16: what is rounded and how, over all backends, against an oracle in float64."""
 
-import copy
 import importlib
-import pickle
 import warnings
 from dataclasses import replace
 
@@ -11,7 +9,7 @@ import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import data, fill, gaps, network, wide
+from networks import copied, data, fill, gaps, network, wide
 from rulings import (
     assert_bounded,
     assert_no_worse,
@@ -454,11 +452,7 @@ def test_a_copy_trains_on_as_the_original(backend_name, rng, tmp_path, way):
     x, t = rng.standard_normal((40, 7)), rng.standard_normal((40, 2))
     net = MLP((7, 20, 2), "tanh", dtype="bfloat16", optimizer="adam", backend=backend_name)
     net.fit(x, t, epochs=2, batch_size=16)
-    if way == "file":
-        net.save(tmp_path / "net")
-        other = MLP.load(tmp_path / "net", backend_name)
-    else:
-        other = pickle.loads(pickle.dumps(net)) if way == "pickle" else copy.deepcopy(net)
+    other = copied(net, way, tmp_path)
     assert other.configuration == net.configuration
     for each in (net, other):
         each.fit(x, t, epochs=2, batch_size=16)

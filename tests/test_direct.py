@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from layouts import Subclass, misaligned, read_only
 from networks import fill, network
 
 import fastmlp
@@ -90,22 +91,6 @@ def test_a_transposed_product_waits_for_no_room():
     assert table[matmul_module.IS_ROOM_TAKEN] == 0
     long = operands(2, matmul_module.ROOM_BYTES, 2, np.float32, transpose_b=True)
     assert function(*long, False, True) == JUDGED
-
-
-def misaligned(array):
-    raw = np.zeros(array.nbytes + 1, np.uint8)
-    copy = raw[1:].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-def read_only(array):
-    array.flags.writeable = False
-    return array
-
-
-class Subclass(np.ndarray):
-    pass
 
 
 A, B, OUT = operands(4, 4, 4, np.float32)

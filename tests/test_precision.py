@@ -1,15 +1,13 @@
 """precision "high": products of operands split in two bfloat16, over the backends that offer it."""
 
-import copy
 import json
-import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from networks import data, fill, gaps, network, wide
+from networks import copied, data, fill, gaps, network, wide
 from rulings import (
     assert_bounded,
     assert_no_worse,
@@ -314,11 +312,7 @@ def test_a_copy_trains_on_as_the_original(backend_name, rng, tmp_path, way):
     x, t = rng.standard_normal((40, 7)), rng.standard_normal((40, 2))
     net = MLP((7, 20, 2), "tanh", precision="high", optimizer="adam", backend=backend_name)
     net.fit(x, t, epochs=2, batch_size=16)
-    if way == "file":
-        net.save(tmp_path / "net")
-        other = MLP.load(tmp_path / "net", backend_name)
-    else:
-        other = pickle.loads(pickle.dumps(net)) if way == "pickle" else copy.deepcopy(net)
+    other = copied(net, way, tmp_path)
     assert other.configuration == net.configuration
     assert other.configuration["precision"] == "high"
     for each in (net, other):

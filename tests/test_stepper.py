@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import Subclass, misaligned, read_only
 
 from fastmlp import MLP, set_num_threads
 from fastmlp.errors import ArgumentError, DTypeError, ShapeError
@@ -101,17 +102,6 @@ def test_another_backend_takes_over():
         assert net.train_step(x, y) == usual.train_step(x, y)
         assert net.gradients(x, y)[0] == usual.gradients(x, y)[0]
     assert bits(net) == bits(usual)
-
-
-def misaligned(array):
-    raw = np.zeros(array.nbytes + 1, np.uint8)
-    copy = raw[1:].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-class Subclass(np.ndarray):
-    pass
 
 
 ALIKE = {
@@ -259,9 +249,7 @@ def test_gradients_are_written_to_nothing_else(wrong):
     net.gradients(x, y)
     step, _ = net._direct_gradients
     assert not step(x, y, wrong)
-    read_only = np.empty(net.structure.size, np.float32)
-    read_only.flags.writeable = False
-    assert not step(x, y, read_only)
+    assert not step(x, y, read_only(np.empty(net.structure.size, np.float32)))
 
 
 def test_halved_operands_have_no_stepper():

@@ -1,6 +1,6 @@
 """What a peer is: another framework at its best, that does what it can of the suites' work."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Protocol
 
@@ -26,6 +26,19 @@ class Trainer(Protocol):
 
 
 Trainers = Mapping[str, Callable[[], Trainer]]
+
+
+def forward(
+    workload: Workload, parameters: Sequence[Any], x: Any, relu: Callable[[Any], Any], tanh: Callable[[Any], Any]
+) -> Any:
+    """The network's outputs by a framework's own operators; parameters are the weights, then the biases."""
+    activation = {"identity": lambda z: z, "relu": relu, "tanh": tanh}[workload.activation]
+    layers = len(workload.widths) - 1
+    for index in range(layers):
+        x = x @ parameters[index] + parameters[layers + index]
+        if index < layers - 1:
+            x = activation(x)
+    return x
 
 
 class Peer:

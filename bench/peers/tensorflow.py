@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..workloads import Data, Workload
-from .base import BETA1, BETA2, EPSILON, Calls, Peer, Trainers
+from .base import BETA1, BETA2, EPSILON, Calls, Peer, Trainers, forward
 
 
 class TensorFlow(Peer):
@@ -42,14 +42,7 @@ class TensorFlow(Peer):
 
     def forward(self, workload: Workload, parameters: Sequence[Any], x: Any) -> Any:
         """The network's outputs; parameters are the weights, then the biases."""
-        tf = self.tf
-        activation = {"identity": lambda z: z, "relu": tf.nn.relu, "tanh": tf.tanh}[workload.activation]
-        layers = len(workload.widths) - 1
-        for index in range(layers):
-            x = x @ parameters[index] + parameters[layers + index]
-            if index < layers - 1:
-                x = activation(x)
-        return x
+        return forward(workload, parameters, x, self.tf.nn.relu, self.tf.tanh)
 
     def loss(self, workload: Workload, parameters: Sequence[Any], x: Any, t: Any) -> Any:
         """The mean over the batch."""
