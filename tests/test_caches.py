@@ -44,11 +44,12 @@ for n, k, m in ((1, 300, 700), (130, 600, 1100), (61, 1500, 900)):
     a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((n, k), (k, m)))
     assert (matmul(a, b) == a @ b).all()
     assert (matmul(a, b.T.copy(), transpose_b=True) == a @ b).all()
-n, k, m = 1100, 2003, 300  # more of A, stored by columns, than is copied at a time where caches are small
-a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((n, k), (k, m)))
-for transpose_b in (False, True):
-    given = b.T.copy() if transpose_b else b
-    assert (matmul(a.T.copy(), given, transpose_a=True, transpose_b=transpose_b) == a @ b).all()
+# A by columns far apart; then sums so deep that, where caches are small, not one panel of B is kept whole.
+for n, k, m in ((1100, 2003, 300), (40, 9000, 300)):
+    a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((n, k), (k, m)))
+    for transpose_b in (False, True):
+        given = b.T.copy() if transpose_b else b
+        assert (matmul(a.T.copy(), given, transpose_a=True, transpose_b=transpose_b) == a @ b).all()
 print(product.BLOCK_PANELS, packing.MOST_PACKED >> 20, team.PARALLEL_BYTES >> 10)
 """
 

@@ -77,6 +77,37 @@ def test_no_vector_is_spilled_in_the_loop_over_k(kernel, dtype):
     assert stores == []
 
 
+@pytest.mark.parametrize("operand", ["a", "b"])
+def test_a_kernel_that_copies_an_operand_stores_its_copy_and_nothing_else(operand, dtype):
+    """The elements of A's step in a tile, or the vectors of B's: no accumulator is spilled to make room."""
+
+    @compiled
+    def call_a(depth, a, b, b_step, start, c, c_row, copy):
+        c_at = pointer(c)
+        product._copying_a(
+            depth, pointer(a), 40, pointer(b), b_step, pointer(start), 0, c_at, c_row, element(c_at, -np.inf),
+            pointer(copy),
+        )  # fmt: skip
+
+    @compiled
+    def call_b(depth, a, b, b_step, start, c, c_row, copy):
+        c_at = pointer(c)
+        product._copying_b(
+            depth, pointer(a), 40, 1, pointer(b), b_step, pointer(start), 0, c_at, c_row, element(c_at, -np.inf),
+            pointer(copy),
+        )  # fmt: skip
+
+    call = call_a if operand == "a" else call_b
+    array, lanes = np.ones(4096, dtype), VECTOR_BYTES // np.dtype(dtype).itemsize
+    call(3, array, array, 64, array, np.zeros(4096, dtype), 64, np.zeros(4096, dtype))
+    (assembly,) = call.inspect_asm().values()
+    body = max(loops(assembly), key=lambda loop: sum(line.startswith("vfmadd") for line in loop))
+    steps, rest = divmod(sum(line.startswith("vfmadd") for line in body), packing.TALL * packing.PANEL)
+    assert (steps > 0, rest) == (True, 0)
+    copied = [line for line in body if re.match(r"vmov\w*\s+%[xyz]mm\d+,\s*\S*\(", line)]
+    assert len(copied) == steps * (-(-packing.TALL // lanes) if operand == "a" else packing.PANEL)
+
+
 def test_a_whole_tile_needs_no_masks(dtype):
     assert not [line for line in main_loop("micro_kernel", dtype) if "{%k" in line]
 

@@ -38,10 +38,13 @@ TRANSPOSES = [(False, False), (True, False), (False, True), (True, True)]
 COPIED = [
     (30, 1024, 300, False),  # rows of A a multiple of 4 KiB apart
     (37, 2048, 256, False),
-    (1030, 1030, 300, True),  # columns of A over 2 KiB apart, more than caches hold
+    (1030, 1030, 300, True),  # columns of A over 2 KiB apart
     (2051, 515, 257, True),
+    (47, 300, 100, False),  # B alone, its last panel apart
+    (36, 40000, 70, False),  # sums so deep that a panel of B is not kept whole
 ]
-"""Products whose A the CPU's kernels copy first in float32, with AVX-512's panels, and the latter in float64 too."""
+"""Products of which the CPU's kernels copy A on the way in float32, with AVX-512's panels, and the latter in float64
+too, or B."""
 
 
 def stored(a, transpose):
@@ -64,11 +67,28 @@ def test_exact_on_small_integers(backend, dtype, rng, canary, shape, transposes)
 
 @pytest.mark.parametrize("transpose_b", [False, True])
 @pytest.mark.parametrize("product", COPIED)
-def test_exact_where_a_is_copied(backend, dtype, rng, canary, product, transpose_b):
+def test_exact_where_operands_are_copied(backend, dtype, rng, canary, product, transpose_b):
     n, k, m, transpose_a = product
     a, b = small_integers(rng, (n, k), dtype), small_integers(rng, (k, m), dtype)
     out = run(backend, a, b, canary((n, m), dtype), (transpose_a, transpose_b))
     np.testing.assert_array_equal(out, a.astype(np.float64) @ b.astype(np.float64))
+
+
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+@pytest.mark.parametrize("shape", [(1, 300, 700), (33, 40, 768), (121, 300, 577), (600, 512, 512), (700, 1400, 257)])
+def test_the_same_bits_on_any_number_of_threads(dtype, rng, shape, transposes):
+    """Chunks are cut for so many threads; no sum may depend on where."""
+    n, k, m = shape
+    a, b = (
+        stored(rng.normal(size=(n, k)).astype(dtype), transposes[0]),
+        stored(rng.normal(size=(k, m)).astype(dtype), transposes[1]),
+    )
+    results = []
+    for threads in (1, 2, 3, 8):
+        with fastmlp.num_threads(threads):
+            results.append(matmul(a, b, transpose_a=transposes[0], transpose_b=transposes[1], backend="cpu"))
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
 
 
 @pytest.mark.parametrize("transposes", TRANSPOSES)

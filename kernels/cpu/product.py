@@ -12,37 +12,41 @@ Tiling after K. Goto and R. van de Geijn, "Anatomy of high-performance matrix mu
 
 import numpy as np
 
-from ..caches import cache_bytes
-from ..timeline import EPILOGUE, WORK
+from ..timeline import EPILOGUE, PACK, WORK
 from .compile import jit
 from .packing import (
     BLOCK_DEPTH,
+    BLOCK_PANELS,
+    L2,
     MEDIUM,
-    MOST_COPIED,
     MOST_PACKED,
     PANEL,
     SHORT,
+    SPARE,
     TALL,
+    TILE_ROOM,
     block_start,
-    copied_rows,
+    copy_rows,
+    copying_a_pays,
+    copying_b_pays,
     depth_blocks,
-    pack_a,
-    pack_b,
-    packing_a_pays,
-    packing_b_pays,
-    panel_start,
-    room_of_a,
+    pack_transposed,
+    panels_start,
 )
-from .phases import RANK, claim, finish
+from .phases import RANK, SIZE, claim, finish
 from .simd import (
     VECTOR_BYTES,
+    address_of,
     element,
     lanes,
+    load,
     load_first,
     multiply_add,
     parts_of,
+    pointer_at,
     prefetch,
     splat,
+    store,
     sum_lanes,
     tile_add,
     tile_at_least,
@@ -77,6 +81,40 @@ def _tile_kernel(rows, columns):
         tile_store(tile, c, c_row, width)
 
     return multiply
+
+
+@jit
+def _copying_a(depth, a, a_step, b, b_step, start, start_row, c, c_row, floor, copy):
+    """The micro-kernel for a whole tile that copies its part of A, stored by columns, to steps of TALL elements.
+
+    Loads and stores are free while the units multiply and add; lines that were waited for once are not asked for again.
+    """
+    tile = tile_zeros(TALL, PANEL, c)
+    for _ in range(depth):
+        for column in range(PANEL):
+            prefetch(b + (AHEAD // PANEL * b_step + column * lanes(c)))
+        for i in range(0, TALL, lanes(c)):
+            store(copy + i, load_first(a + i, TALL - i))
+        tile = tile_multiply_add(tile, a, 1, b, None)
+        a += a_step
+        b += b_step
+        copy += TALL
+    tile_store(tile_at_least(tile_add(tile, start, start_row, None), floor), c, c_row, None)
+
+
+@jit
+def _copying_b(depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, copy):
+    """The micro-kernel for a whole tile that copies its part of B to a panel, as `_copying_a` does with A."""
+    tile = tile_zeros(TALL, PANEL, c)
+    for _ in range(depth):
+        for column in range(PANEL):
+            prefetch(b + (AHEAD // PANEL * b_step + column * lanes(c)))
+            store(copy + column * lanes(c), load(b + column * lanes(c)))
+        tile = tile_multiply_add(tile, a, a_row, b, None)
+        a += a_step
+        b += b_step
+        copy += PANEL * lanes(c)
+    tile_store(tile_at_least(tile_add(tile, start, start_row, None), floor), c, c_row, None)
 
 
 def _chained_kernel(rows, columns):
@@ -213,13 +251,15 @@ def prefetch_tile(ask, rows, columns, p, p_row):
 
 @jit
 def _multiply_block(
-    rows, columns, depth, a, a_row, a_step, tiles, first, b, b_step, panels, panel, start, start_row, start_step,
-    c, c_row, floor, ask_for, i0, j0, extras,
+    me, rows, columns, depth, is_row, a, a_row, a_step, tile, b, b_step, transposed, panels, copies, is_kept, is_new,
+    start, start_row, start_step, c, c_row, floor, ask_for, i0, j0, extras,
 ):  # fmt: skip
-    """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0).
+    """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0); `is_row` says that C is one row.
 
-    Where `tiles` is 0, a is the block's first row of A, else a copy of so many tiles whose row `first` that is. Where
-    `panels` is 0, b is the block's first column of B, else so many panels, of which the block begins with `panel`.
+    Where `tile` is not 0 it is room for a copy of one tile's part of A. Where `panels` is not 0 there is room for so
+    many at `copies`: for those of every part and block of steps if they are kept for the next blocks of rows, else of
+    one; `is_new` says that they are still to be made. A panel that the last column cuts off is made of a transposed B
+    alone.
     """
     group = PANEL * lanes(c)
     no_floor = element(c, -np.inf)
@@ -230,40 +270,53 @@ def _multiply_block(
         a_k, b_k = k + low_of_a(term, depth), k + low_of_b(term, depth)
         is_last = visit == blocks * terms - 1
         limit = floor if is_last else no_floor
-        tile_row, tile_step, a_tiles = a_row, a_step, a + a_k * a_step
-        if tiles > 0:
-            start_of_block, row = copied_rows(tiles, k, depth_block, end - k)
-            a_tiles = a + (start_of_block + first * row)
-            tile_row, tile_step = (row, 1) if a_step == 1 else (1, TALL)
+        b_copy = copies + (panels_start(low_of_b(term, 1), depth, k, panels, group) if is_kept else 0)
+        if transposed and panels > 0 and ((is_new and term < 2) or not is_kept):
+            stamp(me, WORK)
+            pack_transposed(end - k, columns, b + b_k, b_step, b_copy)
+            stamp(me, PACK)
         i = 0
         while i < rows:
             count = _tile_rows(rows - i)
-            if tiles > 0 and a_step != 1:
-                a_tile = a_tiles + (i // TALL * TALL * row + i % TALL)
-            else:
-                a_tile = a_tiles + i * tile_row
+            a_tile, tile_row, tile_step = a + (i * a_row + a_k * a_step), a_row, a_step
+            copies_b = panels > 0 and is_new and i == 0 and not transposed
+            copies_a = address_of(tile) != 0 and count == TALL
+            if copies_a and a_step == 1:
+                tile_row = end - k + SPARE
+                copy_rows(end - k, a_tile, a_row, tile, tile_row)
+                a_tile = tile
             j = 0
             while j < columns:
-                if panels > 0:
-                    b_tile = b + panel_start(low_of_b(term, 1), depth, k, end, panels, panel + j // group, group)
-                else:
-                    b_tile = b + (b_k * b_step + j)
+                b_tile, b_tile_step = b + (b_k * b_step + j), b_step
+                is_copied = panels > 0 and (transposed or columns - j >= group)
+                if is_copied and not copies_b:
+                    b_tile, b_tile_step = b_copy + j * (end - k), group
                 c_tile = c + (i * c_row + j)
                 begin, begin_row = c_tile, c_row
                 if visit == 0:
                     begin, begin_row = start + (i * start_row + j * start_step), start_row
-                is_broad = count == 1 and panels == 0 and columns - j >= BROAD * lanes(c)
+                is_broad = is_row and panels == 0 and columns - j >= BROAD * lanes(c)
                 width = BROAD * lanes(c) if is_broad else min(group, columns - j)
                 if is_last:
                     ask_for(i0 + i, j0 + j, count, width, extras)
                 if is_broad:
                     _broad(
-                        end - k, a_tile, tile_row, tile_step, b_tile, b_step, None, begin, begin_row, c_tile, c_row,
-                        limit,
+                        end - k, a_tile, tile_row, tile_step, b_tile, b_tile_step, None, begin, begin_row,
+                        c_tile, c_row, limit,
                     )  # fmt: skip
+                elif copies_b and is_copied:
+                    _copying_b(
+                        end - k, a_tile, tile_row, tile_step, b_tile, b_tile_step, begin, begin_row,
+                        c_tile, c_row, limit, b_copy + j * (end - k),
+                    )  # fmt: skip
+                elif copies_a and a_step != 1 and j == 0 and width == group:
+                    _copying_a(
+                        end - k, a_tile, tile_step, b_tile, b_tile_step, begin, begin_row, c_tile, c_row, limit, tile
+                    )
+                    a_tile, tile_row, tile_step = tile, 1, TALL
                 else:
                     _multiply_tile(
-                        count, end - k, a_tile, tile_row, tile_step, b_tile, b_step, width,
+                        count, end - k, a_tile, tile_row, tile_step, b_tile, b_tile_step, width,
                         begin, begin_row, c_tile, c_row, limit,
                     )  # fmt: skip
                 j += width
@@ -271,9 +324,7 @@ def _multiply_block(
 
 
 BLOCK_TILES = 5
-BLOCK_PANELS = min(max(cache_bytes("L2") // (4 * BLOCK_DEPTH * PANEL * VECTOR_BYTES), 2), 16)
-"""Tall tiles and panels in a chunk, at most: BLOCK_DEPTH rows of so many panels fill a quarter of L2, 8 x 32 KiB of one
-MiB, and what a chunk reads of A, 60 x 1 KiB, lies beside them."""
+"""Tall tiles in a chunk, at most: what it reads of A beside a quarter of L2 of panels, 60 x 1 KiB."""
 
 CHUNKS = 32
 """Into so many chunks a product is cut if it can be: the members that are done wait for half of one on average."""
@@ -281,14 +332,25 @@ CHUNKS = 32
 CHUNK_WORK = 65536
 """Multiply-adds of a chunk at least, about 300 ns: claiming one costs 10 to 100."""
 
+FEW_PANELS = 4
+"""Panels of all steps that half of L2 must hold to be kept there from chunk to chunk. Where fewer fit A would pass too
+often: then they come from L3 for each chunk, and it has as many as it can."""
+
 
 @jit
-def _chunk_shape(rows, columns, depth, group):
-    """(rows, panels) of a chunk, from the product's shape alone: nearly the same number of tiles for each."""
+def _chunk_shape(rows, columns, depth, group, shares):
+    """(rows, panels) of a chunk: nearly the same number of tiles for each, and so wide that tiles of A are used often.
+
+    Columns are cut into `shares` at least. What a row's sum depends on is the same for any shape, but for one row
+    alone, whose tiles are broad where its chunks are: its shape is the product's own.
+    """
     tiles, panels = max(-(-rows // TALL), 1), max(-(-columns // group), 1)
     most = max(tiles * panels // CHUNKS, -(-CHUNK_WORK // max(TALL * group * depth, 1)))
-    down = min(most, BLOCK_TILES, tiles)
-    across = min(max(most // down, BROAD // PANEL if rows == 1 else 1), BLOCK_PANELS, panels)
+    fit = L2 // 2 // max(depth * PANEL * VECTOR_BYTES, 1)
+    limit = min(fit, BLOCK_PANELS) if fit >= FEW_PANELS else BLOCK_PANELS
+    across = min(most, limit, panels)
+    across = max(across, BROAD // PANEL) if rows == 1 else min(across, -(-panels // shares))
+    down = min(-(-most // across), BLOCK_TILES, tiles)
     return TALL * -(-tiles // -(-tiles // down)), -(-panels // -(-panels // across))
 
 
@@ -301,59 +363,38 @@ def product(
     shared, me, rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
     c, c_row, floor, packed, capacity, scratch, ask_for, after_block, extras,
 ):  # fmt: skip
-    """Phases of a whole product: C[rows, columns] = max(A B + start, floor), block by block.
+    """A phase, a whole product: C[rows, columns] = max(A B + start, floor), block by block.
 
     B is b[depth, columns] with `b_step` elements between rows; where `transposed` it is stored as b[columns, depth].
-    start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of panels.
-    Chunks are counted down the columns, so that a member keeps to its part of B and of the weights that it updates.
+    start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of each member.
     A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
     after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows. Before a
     tile's last steps ask_for(i, j, rows, columns, extras) may prefetch what after_block will read there.
+
+    Chunks are counted down the columns, so that a member keeps to its part of B, or where C has no fewer rows than
+    columns, within a strip of rows for each member. What is updated instead of written is cut so too: two cores that
+    change two halves of every row of the weights would take lines from one another, those of a page being asked for
+    before they are needed, and a core reads whole rows when the input gradient is next.
     """
     group, size = PANEL * lanes(c), VECTOR_BYTES // lanes(c)
     held = depth * parts_of(b)
-    panel_size = group * max(held, 1)
-    cut, room = max(rows, 1), 0
-    if parts_of(a) == 1 and packing_a_pays(rows, columns, depth, size, a_row, a_step):
-        cut = -(-rows // (TALL * -(-room_of_a(rows, depth) * size // MOST_COPIED))) * TALL
-        room = room_of_a(cut, depth)
-        if room + panel_size > capacity:
-            cut, room = rows, 0
-    pays = room + panel_size <= capacity and packing_b_pays(rows, columns, held, b, b_step)
-    packs = columns > 1 and (transposed or pays)
-    slab = max((capacity - room) // panel_size, 1) * group if packs else max(columns, 1)
-    for top in range(0, max(rows, 1), cut):
-        height = min(cut, rows - top)
-        if room > 0:
-            pack_a(shared, me, height, depth, a + top * a_row, a_row, a_step, packed)
-        for left in range(0, columns, slab):
-            width = min(slab, columns - left)
-            if packs and (top == 0 or slab < columns):
-                b_slab = b + left * (b_step if transposed else 1)
-                pack_b(shared, me, depth, width, b_slab, b_step, transposed, packed + room)
-            _product_part(
-                shared, me, top, height, left, width, columns, depth,
-                packed if room > 0 else a + top * a_row, a_row, a_step, room > 0,
-                packed + room if packs else b + left, group if packs else b_step, packs,
-                start, start_row, start_step, c, c_row, floor, scratch, ask_for, after_block, extras,
-            )  # fmt: skip
-
-
-@jit
-def _product_part(
-    shared, me, top, rows, left, columns, all_columns, depth, a, a_row, a_step, is_a_packed, b, b_step, is_b_packed,
-    start, start_row, start_step, c, c_row, floor, scratch, ask_for, after_block, extras,
-):  # fmt: skip
-    """A phase: C[rows, columns] from (top, left) on, where a and b begin or which they are copies for."""
-    group = PANEL * lanes(c)
-    tiles = -(-rows // TALL) if is_a_packed else 0
-    panels = -(-columns // group) if is_b_packed else 0
-    block_rows, block_panels = _chunk_shape(rows, columns, depth, group)
+    own = packed + me[RANK] * capacity
+    tile, room = pointer_at(0, packed), 0
+    if capacity > TILE_ROOM and copying_a_pays(rows, columns, depth, size, a_row, a_step):
+        tile, room = own, TILE_ROOM
+    by_rows = rows >= columns or c_row == 0
+    block_rows, block_panels = _chunk_shape(rows, columns, held, group, 1 if by_rows else me[SIZE])
+    fit = (capacity - room) // (group * max(held, 1))
+    is_kept = fit > 0
+    panels = 0
+    if columns > 1 and (transposed or (is_kept and copying_b_pays(rows, columns, held))):
+        panels = block_panels = min(block_panels, fit if is_kept else (capacity - room) // (group * BLOCK_DEPTH))
     block_columns = block_panels * group
     down, across = max(-(-rows // block_rows), 1), -(-columns // block_columns)
-    strips = -(-rows * depth * parts_of(a) * (VECTOR_BYTES // lanes(c)) // MOST_OF_A)
-    strip = -(-down // max(strips, 1))
+    strips = max(-(-rows * held * size // MOST_OF_A), me[SIZE] if by_rows else 1)
+    strip = -(-down // strips)
     chunks = down * across
+    last = -1
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
         above = chunk // (strip * across) * strip
@@ -361,22 +402,24 @@ def _product_part(
         place = chunk - above * across
         i, j = (above + place % height) * block_rows, place // height * block_columns
         count, width = min(block_rows, rows - i), min(block_columns, columns - j)
-        row, column = top + i, left + j
         if c_row == 0:
             block, block_row = scratch + me[RANK] * BLOCK_TILES * TALL * BLOCK_PANELS * group, width
         else:
-            block, block_row = c + (row * c_row + column), c_row
-        a_block, b_block = a if is_a_packed else a + i * a_row, b if is_b_packed else b + j
-        start_block = start + (row * start_row + column * start_step)
-        if all_columns == 1:
+            block, block_row = c + (i * c_row + j), c_row
+        a_block, b_block = a + i * a_row, b + j * (b_step if transposed else 1)
+        start_block = start + (i * start_row + j * start_step)
+        if columns == 1:
             _multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, floor)
         else:
+            wanted = panels if transposed or j == last or count >= TALL else 0
             _multiply_block(
-                count, width, depth, a_block, a_row, a_step, tiles, i, b_block, b_step, panels, j // group,
-                start_block, start_row, start_step, block, block_row, floor, ask_for, row, column, extras,
+                me, count, width, depth, rows == 1, a_block, a_row, a_step, tile, b_block, b_step, transposed, wanted,
+                own + room, is_kept, j != last, start_block, start_row, start_step, block, block_row, floor,
+                ask_for, i, j, extras,
             )  # fmt: skip
+            last = j if wanted > 0 else last
         stamp(me, WORK)
-        after_block(row, column, count, width, block, block_row, extras)
+        after_block(i, j, count, width, block, block_row, extras)
         stamp(me, EPILOGUE)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)

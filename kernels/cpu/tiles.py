@@ -237,7 +237,10 @@ product = PieceFor(_are_pairs, _product_by_tiles, product_by_registers) if HAS_T
 
 
 def pack_capacity(shapes: list[Shape], itemsize: int, parts: int) -> int:
-    """Elements that products of these shapes, whose depth is the sum's length, can use for copies in so many parts."""
+    """Elements that products of these shapes, whose depth is the sum's length, can use for copies in so many parts.
+
+    They are one member's, but where `shares_panels`.
+    """
     if parts == 0:
         return panel_capacity(shapes, itemsize)
     steps = [shape._replace(depth=-(-shape.depth // 2)) for shape in shapes]
@@ -249,6 +252,11 @@ def pack_capacity(shapes: list[Shape], itemsize: int, parts: int) -> int:
     return max((panel * max(min(count, MOST_PACKED // itemsize // panel), 1) for panel, count in panels), default=0)
 
 
+def shares_panels(parts: int) -> bool:
+    """Whether the members share one room for copies of operands in so many parts; else each has its own."""
+    return parts > 0 and HAS_TILES
+
+
 def scratch_size(itemsize: int, parts: int) -> int:
     """Elements of one thread's part of `scratch`."""
-    return _SCRATCH if parts and HAS_TILES else block_size(itemsize)
+    return _SCRATCH if shares_panels(parts) else block_size(itemsize)

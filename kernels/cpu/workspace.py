@@ -51,7 +51,7 @@ from .tables import (
     ZEROS,
 )
 from .team import PARALLEL_BYTES, is_shared, members
-from .tiles import pack_capacity, scratch_size
+from .tiles import pack_capacity, scratch_size, shares_panels
 from .units import parts_of_operands
 
 FORWARD_ROWS = 256
@@ -82,8 +82,8 @@ class Products:
         """`shapes` are those of every product, whose depth is the length of the sum, in so many parts."""
         self.asked = shapes
         self.capacity = pack_capacity(shapes, dtype.itemsize, parts)
-        self.packed = aligned_zeros(self.capacity, dtype)
         self.threads = most_threads()
+        self.packed = aligned_zeros(self.capacity * (1 if shares_panels(parts) else self.threads), dtype)
         self.scratch = aligned_zeros(self.threads * scratch_size(dtype.itemsize, parts), dtype)
         self.addresses = address(ZERO_ROW), address(self.packed), self.capacity, address(self.scratch)
         self.nbytes = self.packed.nbytes + self.scratch.nbytes
@@ -163,7 +163,7 @@ class Workspace:
         shapes = [Shape(rows, layer.inputs, layer.outputs) for layer in layers]
         if training:
             shapes += [Shape(rows, layer.outputs, layer.inputs) for layer in layers]
-            shapes += [Shape(layer.inputs, rows, layer.outputs, True) for layer in layers]
+            shapes += [Shape(layer.inputs, rows, layer.outputs) for layer in layers]
         self.products = Products(dtype, [] if across else shapes, self.parts)
         self.most_members = self.products.threads
         plan[ROWS] = held
