@@ -3,6 +3,7 @@
 import argparse
 import shutil
 import sys
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -39,7 +40,8 @@ def bench(options: argparse.Namespace) -> int:
         tell=bar.tell,
     )
     results = document.new_document(setting, list(dict.fromkeys(suite for suite, _ in chosen)))
-    noise, status = Noise(), 0
+    ceilings = setting.peaks.ceilings
+    noise, status = Noise() if ceilings is None else Noise(meeting=partial(ceilings.meeting, threads)), 0
     with bar:
         try:
             if options.remeasure:

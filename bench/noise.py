@@ -1,7 +1,8 @@
-"""What else a machine did meanwhile: the load before, other processes' cores, a hypervisor's share."""
+"""What else a machine did meanwhile: load before, others' cores, a hypervisor's share, where threads sit."""
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,25 @@ BUSY, OTHERS, STOLEN = 0.25, 0.1, 0.02
 
 
 class Noise:
-    """The machine's account from now on, read from `stat` (Linux; elsewhere just the load is known)."""
+    """The machine's account from now on, read from `stat` (Linux; elsewhere just the load is known).
 
-    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
-        self._stat = stat
+    `meeting` measures in how many seconds the backend's threads meet, None where there is but one (Ceilings.meeting).
+    """
+
+    def __init__(self, stat: Path = Path("/proc/stat"), meeting: Callable[[], float | None] = lambda: None) -> None:
+        self._stat, self._meeting = stat, meeting
+        self._met = meeting()
         self._load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         self._start = self._account()
 
     def so_far(self) -> dict[str, Any]:
         """`load` before the start; `other_cores`, how many cores other processes kept busy on average; `stolen_cores`.
 
-        None for what the system does not tell.
+        `meeting_us` is how long threads took to meet at the start and take now. None for what is not known.
         """
+        met = self._met, self._meeting()
         found: dict[str, Any] = {"load": self._load, "other_cores": None, "stolen_cores": None}
+        found["meeting_us"] = None if None in met else [round(1e6 * seconds, 3) for seconds in met if seconds]
         now = self._account()
         if now is not None and self._start is not None:
             wall, busy, stolen, own = (last - first for first, last in zip(self._start, now, strict=True))

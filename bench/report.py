@@ -295,6 +295,11 @@ def _notes(document: dict[str, Any]) -> list[str]:
         notes.append(f"Peak: multiply-adds in registers, measured here: {', '.join(told)}.")
     if any(Spread(**side["value"]).noisy for row in document["rows"] for side in row["sides"] if side["value"]):
         notes.append(f"~ marks a noisy figure: interquartile range over {NOISY:.0%} of the median.")
+    if met := document["noise"].get("meeting_us"):
+        notes.append(
+            f"Threads shared a phase without work in {met[0]:.2f} µs at the start and {met[1]:.2f} µs at the end: it "
+            "takes longer, and so do steps, while a system keeps them on cores without a common cache."
+        )
     disturbed = disturbances(document["noise"], document["machine"]["usable_cores"])
     if disturbed:
         notes.append(f"The machine was busy with other work: {'; '.join(disturbed)}.")

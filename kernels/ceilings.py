@@ -40,6 +40,9 @@ class Probes(Protocol):
     def multiply_adds(self, dtype: str, unit: str, threads: int) -> float:
         """FLOP/s of one of them on registers alone, a multiply-add being two."""
 
+    def meeting(self, threads: int) -> float:
+        """Seconds that so many threads, more than one, take to share a phase of no work."""
+
     def levels(self, threads: int) -> tuple[Level, ...]:
         """The memories that so many threads see, the nearest first; the last one holds everything."""
 
@@ -99,6 +102,15 @@ class Ceilings:
         for pattern in PATTERNS:
             self._measure("bandwidth", level.name, pattern, threads)
         return self.bandwidth(working_set, threads)
+
+    def meeting(self, threads: int | None = None) -> float | None:
+        """Seconds that the threads take to share a phase of no work, measured now; None for one thread.
+
+        It is no property of the machine: it grows where a hypervisor or the system moves threads to cores that share no
+        cache, by two to three times on AMD's.
+        """
+        threads = threads or get_num_threads()
+        return self.probes.meeting(threads) if threads > 1 else None
 
     def least_seconds(
         self, flops: float, moved: float, working_set: int, dtype: str, threads: int | None = None

@@ -25,6 +25,9 @@ class Machine:
     def units(self, dtype):
         return {"float32": ("wide", "narrow"), "float64": ("wide",), "bfloat16": ("pairs",)}[dtype]
 
+    def meeting(self, threads):
+        return 4e-7
+
     def multiply_adds(self, dtype, unit, threads):
         self.asked.append((dtype, unit, threads))
         return self.rate * threads * {"wide": 2, "narrow": 1, "pairs": 4}[unit]
@@ -171,6 +174,13 @@ def test_levels_hold_their_probe_and_more_threads_hold_more(probes):
             nearer = level.capacity
     assert ceilings.level(10**15, 1).name == "DRAM"
     assert probes.levels(2)[0].capacity == 2 * probes.levels(1)[0].capacity
+
+
+def test_meetings_are_measured_anew_and_one_thread_has_none(probes):
+    ceilings = Ceilings(probes)
+    assert ceilings.meeting(1) is None
+    assert ceilings.meeting(2) > 0
+    assert ceilings.rates() == []
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import statistics
 import time
 from collections.abc import Callable
 
@@ -34,6 +35,9 @@ PROBE_SECONDS = 0.004
 """How long one run lasts at least."""
 
 ASSEMBLE_SECONDS = 1.0
+
+MEETINGS = 2000
+"""Phases without work that one run is."""
 
 CHAINS = 12
 """Sums in registers, each waiting for its own last multiply-add: 4 cycles times two units would do with 8, and with the
@@ -159,6 +163,15 @@ def _triad(shared, me, like, memory, apart, part, of_rank, of_chunk, passes, rou
 
 
 @entry
+def _meet(shared, me, like, rounds):
+    """`rounds` phases of CHUNKS chunks in which there is nothing to do."""
+    for _ in range(rounds):
+        while claim(shared, me, CHUNKS) >= 0:
+            pass
+        finish(shared, me, CHUNKS)
+
+
+@entry
 def _tiles(shared, me, like, start, results, of_rank, rounds):
     """`rounds` times four products of tiles in each chunk."""
     chunk = claim(shared, me, CHUNKS)
@@ -205,6 +218,13 @@ class CpuProbes:
         return _best_rate(
             lambda depth: _run(entry, kind, threads, *fixed, 64 * depth), each * CHUNKS * 64 * CHAINS * count
         )
+
+    def meeting(self, threads: int) -> float:
+        """Seconds of a phase without work, the median of PROBES: they are lines of a cache that change hands."""
+        _assemble(threads)
+        kind = np.dtype(np.float32)
+        times = [_seconds(lambda rounds: _run(_meet, kind, threads, rounds), MEETINGS) for _ in range(PROBES)]
+        return statistics.median(times) / MEETINGS
 
     def levels(self, threads: int) -> tuple[Level, ...]:
         """Each cache, probed with the geometric mean of what it and the nearer ones hold; main memory beyond them."""
