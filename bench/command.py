@@ -48,6 +48,7 @@ def bench(options: argparse.Namespace) -> int:
                 _remeasure(setting)
             for row in run.rows(chosen, setting):
                 results["rows"].append(row)
+                noise.meet()
                 bar.advance()
             results["complete"] = True
         except KeyboardInterrupt:

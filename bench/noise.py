@@ -18,18 +18,24 @@ class Noise:
 
     def __init__(self, stat: Path = Path("/proc/stat"), meeting: Callable[[], float | None] = lambda: None) -> None:
         self._stat, self._meeting = stat, meeting
-        self._met = meeting()
+        self._met: list[float] = []
+        self.meet()
         self._load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         self._start = self._account()
+
+    def meet(self) -> None:
+        """Measure once more how long the threads take to meet: at the start, and after every row."""
+        seconds = self._meeting()
+        if seconds is not None:
+            self._met.append(round(1e6 * seconds, 3))
 
     def so_far(self) -> dict[str, Any]:
         """`load` before the start; `other_cores`, how many cores other processes kept busy on average; `stolen_cores`.
 
-        `meeting_us` is how long threads took to meet at the start and take now. None for what is not known.
+        `meeting_us` are the times that `meet` measured. None for what is not known.
         """
-        met = self._met, self._meeting()
         found: dict[str, Any] = {"load": self._load, "other_cores": None, "stolen_cores": None}
-        found["meeting_us"] = None if None in met else [round(1e6 * seconds, 3) for seconds in met if seconds]
+        found["meeting_us"] = self._met or None
         now = self._account()
         if now is not None and self._start is not None:
             wall, busy, stolen, own = (last - first for first, last in zip(self._start, now, strict=True))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import geometric_mean
+from statistics import geometric_mean, median
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -297,8 +297,8 @@ def _notes(document: dict[str, Any]) -> list[str]:
         notes.append(f"~ marks a noisy figure: interquartile range over {NOISY:.0%} of the median.")
     if met := document["noise"].get("meeting_us"):
         notes.append(
-            f"Threads shared a phase without work in {met[0]:.2f} µs at the start and {met[1]:.2f} µs at the end: it "
-            "takes longer, and so do steps, while a system keeps them on cores without a common cache."
+            f"Threads shared a phase without work in {min(met):.2f} to {max(met):.2f} µs, {median(met):.2f} as a "
+            "rule: it takes longer, and so do steps, while a system keeps them on cores without a common cache."
         )
     disturbed = disturbances(document["noise"], document["machine"]["usable_cores"])
     if disturbed:
