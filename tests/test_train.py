@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from networks import data, fill, gaps, network, wide
 from rulings import assert_same_bits
 
+from fastmlp import num_threads
 from fastmlp.kernels.contract import ACTIVATIONS, LOSSES, OPTIMIZERS
 from fastmlp.kernels.network import Optimizer, aligned_zeros
 
@@ -182,6 +183,22 @@ def test_one_call_or_many_give_the_same_bits(backend, dtype, optimizer):
     assert_same_bits(together, apart)
     assert_same_bits(whole.parameters, parts.parameters)
     assert_same_bits(whole.state, parts.state)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 13, SAMPLES])
+@pytest.mark.parametrize("widths", [(300, 700, 10), (1030, 257, 520, 3)])
+def test_few_rows_of_wide_networks_give_the_same_bits_on_any_number_of_threads(backend, dtype, widths, rows):
+    """The CPU's threads then share the steps of a layer's sums, and one alone, but for one row, does them in turn."""
+    results = []
+    for threads in (1, 2, 3):
+        with num_threads(threads):
+            activations = ("gelu", *["relu"] * (len(widths) - 3), "identity")
+            run = Run(network(widths, activations, "mse", dtype), rule("adam", hidden=700), np.random.default_rng(8))
+            losses = run.steps(backend, None, 0, rows, 8)
+            compare(run, losses, None, 0, rows)
+            results.append(run.parameters)
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
 
 
 def test_the_order_of_all_rows_is_no_order(backend, dtype):

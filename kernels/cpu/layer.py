@@ -17,7 +17,7 @@ from .compile import jit
 from .optimizers import ahead_of_update, update
 from .packing import TALL
 from .pairs import pair_block, steps_held
-from .product import prefetch_tile
+from .product import goes_by_depth, prefetch_tile, product_by_depth
 from .simd import address_of, lanes, prefetch, steps_of, tile_add, tile_store, tile_sum, tile_zeros
 from .tiles import product
 
@@ -58,6 +58,18 @@ def forward_layer(shared, me, n, k, m, x, w, b, y, across, down, z, keeps_z, act
         shared, me, n, m, steps_of(k, x), x, row, 1, w, m, False, b, 0, 1, y, y_row, floor, packed, capacity, scratch,
         nothing_ahead, after, (activation, keeps_z, z, n, m, across, down),
     )  # fmt: skip
+
+
+@jit
+def forward_layer_to_update(shared, me, n, k, m, x, w, b, y, z, keeps_z, activation, zeros, packed, capacity, scratch):
+    """As `forward_layer` of a layer that `update_layer` changes in every step, which does so by rows of w."""
+    if goes_by_depth(me, n, m, k, capacity):
+        product_by_depth(
+            shared, me, n, m, k, x, k, w, zeros, b, y, floor_of(IDENTITY if keeps_z else activation, y), packed,
+            nothing_ahead, _after_forward, (activation, keeps_z, z, n, m, None, None),
+        )  # fmt: skip
+    else:
+        forward_layer(shared, me, n, k, m, x, w, b, y, None, None, z, keeps_z, activation, packed, capacity, scratch)
 
 
 SUMMED = 2

@@ -9,7 +9,14 @@ from .across import train_across
 from .activations import copy_block, multiply_by_derivative
 from .compile import Entry, entry, jit
 from .direct import address
-from .layer import forward_layer, input_gradient, input_gradient_in_pairs, sum_tiles, update_layer
+from .layer import (
+    forward_layer,
+    forward_layer_to_update,
+    input_gradient,
+    input_gradient_in_pairs,
+    sum_tiles,
+    update_layer,
+)
 from .losses import chunk_rows, mean_loss, rows_loss
 from .optimizers import L2
 from .packing import TALL
@@ -169,14 +176,19 @@ def _forward(shared, me, pairs, plan, layers, n, x, w):
         layer = layers + index * LAYER_FIELDS
         y, saved = pointer_at(layer[OUTPUT], x), pointer_at(layer[SAVED], x)
         mark(me, IN_FORWARD, index)
-        forward_layer(
-            shared, me, n, layer[INPUTS], layer[OUTPUTS], below,
-            w + layer[WEIGHTS] if pairs is None else pointer_at(layer[W_DOWN], pairs), w + layer[BIAS], y,
-            None if pairs is None else pointer_at(layer[Y_ACROSS], pairs),
-            None if pairs is None else pointer_at(layer[Y_DOWN], pairs),
-            saved, layer[SAVED] != layer[OUTPUT], layer[ACTIVATION],
-            pointer_at(plan[PACKED], below), plan[CAPACITY], pointer_at(plan[SCRATCH], x),
-        )  # fmt: skip
+        packed, scratch = pointer_at(plan[PACKED], below), pointer_at(plan[SCRATCH], x)
+        k, m, bias, keeps_z = layer[INPUTS], layer[OUTPUTS], w + layer[BIAS], layer[SAVED] != layer[OUTPUT]
+        if pairs is None:
+            forward_layer_to_update(
+                shared, me, n, k, m, below, w + layer[WEIGHTS], bias, y, saved, keeps_z, layer[ACTIVATION],
+                pointer_at(plan[ZEROS], x), packed, plan[CAPACITY], scratch,
+            )  # fmt: skip
+        else:
+            forward_layer(
+                shared, me, n, k, m, below, pointer_at(layer[W_DOWN], pairs), bias, y,
+                pointer_at(layer[Y_ACROSS], pairs), pointer_at(layer[Y_DOWN], pairs), saved, keeps_z,
+                layer[ACTIVATION], packed, plan[CAPACITY], scratch,
+            )  # fmt: skip
         below = y if pairs is None else pointer_at(layer[Y_ACROSS], pairs)
 
 
