@@ -220,7 +220,7 @@ def test_every_row_that_a_tile_loads_is_a_cache_line():
     assert tiles.SIDE * 4 == 2 * amx.ROW_BYTES == 128
     for size in (tiles._SUMS, tiles._BLOCK, tiles._A_PANEL, tiles._SCRATCH, tiles.SIDE * tiles.PANEL_GAP):
         assert size * 4 % 64 == 0
-    products = Products(np.dtype(np.float32), [Shape(17, 100, 33)], 1)
+    products = Products(np.dtype(np.float32), [Shape(100, 33)], 1)
     _, packed, _, scratch = products.addresses
     assert packed % 64 == scratch % 64 == 0
 

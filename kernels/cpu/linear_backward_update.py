@@ -70,7 +70,7 @@ def linear_backward_update(
     (n, k), m = x.shape, w.shape[1]
     settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code)
     flops = OPERATIONS["linear_backward_update"].flops(n, k, m)
-    products = products_for(w.dtype, [Shape(k, n, m), Shape(n, m, k)], flops)
+    products = products_for(w.dtype, [Shape(n, m), Shape(m, k)], flops)
     job = (
         *products.addresses, address(settings), updates - 1,
         n, k, m, address(x), address(w), address(b), address(saved), address(dy), address(dz),

@@ -79,7 +79,7 @@ def linear_forward(
     """y[n, m] = activation(x @ w + b); the sum itself is written to z[n, m] if it is not None."""
     (n, k), m = x.shape, w.shape[1]
     flops = OPERATIONS["linear_forward"].flops(n, k, m)
-    products = products_for(y.dtype, [Shape(n, k, m)], flops)
+    products = products_for(y.dtype, [Shape(k, m)], flops)
     job = (
         *products.addresses, n, k, m, address(x), address(w), address(b), address(y),
         0 if z is None else address(z), ACTIVATIONS[activation].code,

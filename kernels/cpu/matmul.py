@@ -141,14 +141,14 @@ def matmul(
         parts = 0
     if parts:
         steps = pairs_of(k) * parts
-        products = products_for(out.dtype, [Shape(n, k, m)], flops, parts)
+        products = products_for(out.dtype, [Shape(k, m)], flops, parts)
         job = (
             *products.addresses, n, k, m, address(a), address(b), address(out),
             room_for_pairs("a", n * steps), room_for_pairs("b", m * steps), transpose_a, transpose_b,
         )  # fmt: skip
         run(_matmul_in_pairs.in_parts(parts), out.dtype, job, flops, most=products.threads)
         return
-    products = products_for(out.dtype, [Shape(n, k, m)], flops)
+    products = products_for(out.dtype, [Shape(k, m)], flops)
     a_row, a_step = (1, n) if transpose_a else (k, 1)
     job = (
         *products.addresses, n, k, m, address(a), a_row, a_step, address(b), k if transpose_b else m, transpose_b,

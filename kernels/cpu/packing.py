@@ -145,9 +145,8 @@ def copy_rows(columns, a, a_row, target, row):
 
 
 class Shape(NamedTuple):
-    """A product's C[rows, columns] = A[rows, depth] B[depth, columns]."""
+    """A product's second operand, B[depth, columns]: what its copies take room for, whatever the rows."""
 
-    rows: int
     depth: int
     columns: int
 

@@ -79,7 +79,7 @@ class Products:
     """
 
     def __init__(self, dtype: np.dtype, shapes: list[Shape], parts: int = 0):
-        """`shapes` are those of every product, whose depth is the length of the sum, in so many parts."""
+        """`shapes` are of every product, their depth the length of the sum, in so many parts."""
         self.asked = shapes
         self.capacity = pack_capacity(shapes, dtype.itemsize, parts)
         self.threads = most_threads()
@@ -160,10 +160,10 @@ class Workspace:
         self.tables = self._kept(layers_table, plan)
         self.row_flops = forward_flops(widths, 1)
         self.is_large = network.size * dtype.itemsize >= PARALLEL_BYTES
-        shapes = [Shape(rows, layer.inputs, layer.outputs) for layer in layers]
+        shapes = [Shape(layer.inputs, layer.outputs) for layer in layers]
         if training:
-            shapes += [Shape(rows, layer.outputs, layer.inputs) for layer in layers]
-            shapes += [Shape(layer.inputs, rows, layer.outputs) for layer in layers]
+            shapes += [Shape(layer.outputs, layer.inputs) for layer in layers]
+            shapes += [Shape(rows, layer.outputs) for layer in layers]
         self.products = Products(dtype, [] if across else shapes, self.parts)
         self.most_members = self.products.threads
         plan[ROWS] = held
