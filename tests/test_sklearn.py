@@ -25,7 +25,7 @@ from sklearn.utils.fixes import parse_version  # noqa: E402
 import fastmlp  # noqa: E402
 from fastmlp import interrupt  # noqa: E402
 from fastmlp.errors import BackendUnavailable  # noqa: E402
-from fastmlp.sklearn import MLPClassifier, MLPRegressor  # noqa: E402
+from fastmlp.sklearn import MLPClassifier, MLPRegressor, sparse  # noqa: E402
 from fastmlp.sklearn.engine import Engine  # noqa: E402
 
 pytestmark = [
@@ -226,26 +226,59 @@ def test_the_learning_goes_on_where_it_stopped(dtype):
 
 
 @pytest.mark.parametrize(
-    ("settings", "arguments", "reason"),
+    ("settings", "x", "reason"),
     [
-        ({"solver": "lbfgs"}, {}, "solver='lbfgs'"),
-        ({}, {"sparse": True}, "sparse"),
+        ({"solver": "lbfgs"}, DIGITS, "solver='lbfgs'"),
+        (
+            {},
+            scipy.sparse.hstack([DIGITS, scipy.sparse.csr_array((600, 3000))], "csr"),
+            "X is sparse, with 3064 features",
+        ),
     ],
 )
-def test_what_is_not_covered_runs_scikit_learns_code_and_is_logged(settings, arguments, reason, caplog):
+def test_what_is_not_covered_runs_scikit_learns_code_and_is_logged(settings, x, reason, caplog):
     caplog.set_level(logging.INFO, "fastmlp.sklearn")
-    arguments = dict(arguments)
-    x = scipy.sparse.csr_array(DIGITS) if arguments.pop("sparse", False) else DIGITS
     ours = MLPClassifier((20,), max_iter=4, random_state=2, **settings)
-    reference = theirs(ours).fit(x, CLASSES, **arguments)
-    ours.fit(x, CLASSES, **arguments)
+    reference = theirs(ours).fit(x, CLASSES)
+    ours.fit(x, CLASSES)
     assert reason in caplog.text
     assert "runs scikit-learn's code" in caplog.text
     for a, b in zip(ours.coefs_, reference.coefs_, strict=True):
         np.testing.assert_array_equal(a, b)
     # Predictions of a dense x are ours all the same.
-    np.testing.assert_allclose(ours.predict_proba(DIGITS), reference.predict_proba(DIGITS), rtol=0, atol=1e-13)
+    rows = sparse.dense(x)
+    np.testing.assert_allclose(ours.predict_proba(rows), reference.predict_proba(rows), rtol=0, atol=1e-13)
     np.testing.assert_allclose(ours.predict_proba(x), reference.predict_proba(x), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["csr_array", "csc_matrix", "coo_array"])
+@pytest.mark.parametrize("settings", [{}, {"early_stopping": True}, {"solver": "sgd", "batch_size": 7}], ids=str)
+def test_sparse_samples_are_followed_seed_for_seed(settings, kind, dtype, caplog):
+    caplog.set_level(logging.INFO, "fastmlp.sklearn")
+    x = getattr(scipy.sparse, kind)(np.where(DIGITS > 0.5, DIGITS, 0).astype(dtype))
+    ours = MLPClassifier((20,), max_iter=EPOCHS, random_state=2, **settings)
+    reference = theirs(ours)
+    for estimator in (ours, reference):
+        estimator.fit(x, CLASSES)
+        if not estimator.early_stopping:
+            estimator.partial_fit(x.tocsr()[:300], CLASSES[:300])
+    assert "runs scikit-learn's code" not in caplog.text
+    assert_follows(ours, reference, (EPOCHS + 1) * -(-600 // settings.get("batch_size", 200)))
+    predicted = ours.predict_proba(x)
+    assert predicted.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(predicted, reference.predict_proba(x), rtol=0, atol=100 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(predicted, ours.predict_proba(x.toarray()))
+
+
+def test_sparse_samples_stay_sparse_where_a_dense_copy_is_slow_or_large():
+    def why(n, k, stored):
+        return sparse.why_left_sparse(scipy.sparse.random_array((n, k), density=stored, format="csr"))
+
+    assert why(40, 512, 0.001) is None
+    assert "3000 features of which 0.1 are" in why(40, 3000, 0.1)
+    assert why(40, 3000, 0.4) is None
+    assert why(2**16, 512, 1e-6) is None
+    assert "257 MiB" in why(2**16 + 256, 512, 1e-6)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])

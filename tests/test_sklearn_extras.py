@@ -444,7 +444,7 @@ def test_bfloat16_trains_as_fastmlps_own_does():
 )
 def test_what_scikit_learns_code_does_not_offer_is_refused_where_that_would_run(asked):
     with pytest.raises(ValueError, match="fastmlp's kernels alone offer that, and here X is sparse"):
-        MLPClassifier((5,), **asked).fit(scipy.sparse.csr_array(X), Y)
+        MLPClassifier((5,), **asked).fit(scipy.sparse.hstack([X, scipy.sparse.csr_array((len(X), 3000))], "csr"), Y)
     with pytest.raises(ValueError, match="and here solver='lbfgs'"):
         MLPClassifier((5,), solver="lbfgs", **asked).fit(X, Y)
     with pytest.raises(ValueError, match="X_val"):

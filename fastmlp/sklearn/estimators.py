@@ -23,6 +23,7 @@ from . import checks, extras
 from .controls import backend_name, dtype_name, threads
 from .engine import LOSSES, Engine
 from .minibatches import Minibatches
+from .sparse import dense, why_left_sparse
 
 log = logging.getLogger("fastmlp.sklearn")
 
@@ -137,14 +138,14 @@ class _Accelerated(Minibatches):
             return
         started = time.perf_counter()
         with threads():
-            self._fit_minibatches(X, y, sample_weight, incremental)
+            self._fit_minibatches(dense(X), y, sample_weight, incremental)
         seconds = time.perf_counter() - started
         log.info("%s.fit was accelerated: %d epochs in %.3f s", type(self).__name__, self.n_iter_, seconds)
 
     def _not_covered(self, X: Any) -> str | None:
         """Why our kernels cannot train on this; None if they can."""
-        if not isinstance(X, np.ndarray):
-            return "X is sparse"
+        if not isinstance(X, np.ndarray) and (reason := why_left_sparse(X)) is not None:
+            return reason
         if self.out_activation_ not in LOSSES:
             return f"loss={self.loss!r} is not covered"
         dtype = self.coefs_[0].dtype
@@ -201,15 +202,14 @@ class _Accelerated(Minibatches):
         if self._dtype_asked == "bfloat16" or not extras.is_scikit_learns(self.activation):
             self._adopt()
             engine = self._engine
-            X = X if isinstance(X, np.ndarray) else X.toarray()
         elif (
             engine is None
-            or not isinstance(X, np.ndarray)
+            or not (isinstance(X, np.ndarray) or why_left_sparse(X) is None)
             or (self._dtype_asked is None and np.result_type(X.dtype, engine.network.dtype) != engine.network.dtype)
             or not engine.owns(self.coefs_, self.intercepts_)
         ):
             return super()._forward_pass_fast(X, check_input=False)
-        out = engine.forward(np.ascontiguousarray(X, engine.network.dtype))
+        out = engine.forward(np.ascontiguousarray(dense(X), engine.network.dtype))
         OUTPUT_ACTIVATIONS[self.out_activation_](out)
         return out
 

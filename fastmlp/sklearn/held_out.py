@@ -7,6 +7,8 @@ from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, validate_data
 
+from .sparse import dense
+
 
 class HeldOut(NamedTuple):
     """Samples to be judged by: `target` as the loss takes it, `y` as the score does."""
@@ -38,7 +40,8 @@ def split(
 def of_user(estimator: Any, X_val: Any, y_val: Any, sample_weight: Any) -> HeldOut:
     """A user's own validation samples, checked as those that are trained on were."""
     dtype = estimator.coefs_[0].dtype
-    X_val = validate_data(estimator, X_val, dtype=(np.float64, np.float32), reset=False).astype(dtype, copy=False)
+    kinds = {"accept_sparse": ["csr", "csc"], "dtype": (np.float64, np.float32)}
+    X_val = dense(validate_data(estimator, X_val, reset=False, **kinds)).astype(dtype, copy=False)
     check_consistent_length(X_val, y_val)
     y_val = np.asarray(y_val)
     if y_val.ndim == 2 and y_val.shape[1] == 1:
