@@ -167,14 +167,30 @@ class _PieceDispatcher(CPUDispatcher):
         return super().get_call_template(tuple(types.unliteral(each) for each in args), kws)
 
 
+class Piece:
+    """A function that other compiled code calls, made known to Numba when the first of them is compiled."""
+
+    def __init__(self, function):
+        self.py_func = function
+
+    @functools.cached_property
+    def dispatcher(self):
+        """Numba's object for it: of some 200 pieces, a process that finds its kernels in the cache needs none."""
+        options = {"nopython": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        return _PieceDispatcher(self.py_func, targetoptions=options, pipeline_class=_PieceCompiler)
+
+    @functools.cached_property
+    def _numba_type_(self):
+        return types.Dispatcher(self.dispatcher)
+
+
 def jit(function):
     """A piece of a kernel, callable from other compiled code only.
 
     Numba would optimise and generate machine code for every function by itself and again in each of its callers, which
     costs several times what the entry alone does.
     """
-    options = {"nopython": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return _PieceDispatcher(function, targetoptions=options, pipeline_class=_PieceCompiler)
+    return Piece(function)
 
 
 class PieceFor:
@@ -183,22 +199,22 @@ class PieceFor:
     def __init__(self, takes, first, other):
         self._takes, self._first, self._other = takes, first, other
 
-    @property
+    @functools.cached_property
     def _numba_type_(self):
         return types.Dispatcher(self)
 
     @property
     def is_compiling(self):
         """Whether one of them is."""
-        return self._first.is_compiling or self._other.is_compiling
+        return self._first.dispatcher.is_compiling or self._other.dispatcher.is_compiling
 
     @property
     def nopython_signatures(self):
         """Of both."""
-        return self._first.nopython_signatures + self._other.nopython_signatures
+        return self._first.dispatcher.nopython_signatures + self._other.dispatcher.nopython_signatures
 
     def _chosen(self, arguments):
-        return self._first if self._takes(arguments) else self._other
+        return (self._first if self._takes(arguments) else self._other).dispatcher
 
     def get_call_template(self, args, kws):
         """The chosen one's."""
