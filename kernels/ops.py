@@ -72,9 +72,10 @@ def matmul(
     """
     if dtype is None and precision == "highest" and (direct := _direct("matmul", backend)) is not None:
         result: Any = _empty_product(a, b, transpose_a, transpose_b) if out is None else out
-        said = direct(a, b, result, transpose_a, transpose_b)
+        judge, perform = direct
+        said = judge(a, b, result, transpose_a, transpose_b)
         if said == JUDGED:
-            resolve("cpu")[1].matmul(a, b, result, transpose_a, transpose_b)
+            perform(a, b, result, transpose_a, transpose_b)
         if said != REFUSED:
             return result
     name, module, home = _resolved(backend, "a", a)
@@ -102,16 +103,20 @@ def matmul(
     return _returned(out, out_, home)
 
 
-def _direct(operation: str, backend: Any) -> Callable[..., int] | None:
-    """The CPU backend's function that judges and does this operation; None where that is not what is asked for."""
+def _direct(operation: str, backend: Any) -> tuple[Callable[..., int], Callable[..., None]] | None:
+    """The CPU backend's function that judges and may do this operation, and the one that does what was judged.
+
+    None where that is not what is asked for.
+    """
     return _direct_operation(operation) if type(backend) is str and backend in ("auto", "cpu") else None
 
 
 @functools.cache
-def _direct_operation(name: str) -> Callable[..., int] | None:
-    """The CPU backend's `direct_operation`; None where "auto" is another backend."""
+def _direct_operation(name: str) -> tuple[Callable[..., int], Callable[..., None]] | None:
+    """The CPU backend's `direct_operation` and its operation; None where "auto" is another backend."""
     chosen, module = resolve("auto")
-    return module.direct_operation(name) if chosen == "cpu" else None
+    judge = module.direct_operation(name) if chosen == "cpu" else None
+    return None if judge is None else (judge, getattr(module, name))
 
 
 def _empty_like(x: Any) -> np.ndarray | None:
@@ -163,9 +168,10 @@ def bias_add(x: _Array, b: _Array, out: _Array | None = None, *, backend: str = 
     direct = _direct("bias_add", backend)
     if direct is not None:
         result: Any = _empty_like(x) if out is None else out
-        said = direct(x, b, result)
+        judge, perform = direct
+        said = judge(x, b, result)
         if said == JUDGED:
-            resolve("cpu")[1].bias_add(x, b, result)
+            perform(x, b, result)
         if said != REFUSED:
             return result
     _, module, home = _resolved(backend, "x", x)
@@ -231,9 +237,10 @@ def linear_forward(
     direct = _direct("linear_forward", backend)
     if direct is not None and preactivation is None and type(activation) is str and activation in ACTIVATIONS:
         result: Any = _empty_product(x, w, False, False) if out is None else out
-        said = direct(x, w, b, result, ACTIVATIONS[activation].code)
+        judge, perform = direct
+        said = judge(x, w, b, result, ACTIVATIONS[activation].code)
         if said == JUDGED:
-            resolve("cpu")[1].linear_forward(x, w, b, result, None, activation)
+            perform(x, w, b, result, None, activation)
         if said != REFUSED:
             return result
     _, module, home = _resolved(backend, "x", x)

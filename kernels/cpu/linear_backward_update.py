@@ -13,7 +13,7 @@ from .optimizers import L2, settings_of
 from .packing import Shape
 from .phases import claim, finish
 from .simd import float64_at, pointer_at
-from .team import run
+from .team import run_by
 from .workspace import products_for
 
 
@@ -70,10 +70,10 @@ def linear_backward_update(
     (n, k), m = x.shape, w.shape[1]
     settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code)
     flops = OPERATIONS["linear_backward_update"].flops(n, k, m)
-    products = products_for(w.dtype, [Shape(n, m), Shape(m, k)], flops)
+    products, crew = products_for(w.dtype, [Shape(n, m), Shape(m, k)], flops)
     job = (
         *products.addresses, address(settings), updates - 1,
         n, k, m, address(x), address(w), address(b), address(saved), address(dy), address(dz),
         0 if dx is None else address(dx), address(state), ACTIVATIONS[activation].code,
     )  # fmt: skip
-    run(_linear_backward_update, w.dtype, job, flops, most=products.threads)
+    run_by(crew, _linear_backward_update, w.dtype, job, flops)

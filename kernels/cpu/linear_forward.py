@@ -24,7 +24,7 @@ from .layer import forward_layer
 from .packing import Shape
 from .phases import conducted_alone
 from .simd import address_of, pointer_at
-from .team import PARALLEL_FLOPS, run
+from .team import PARALLEL_FLOPS, run_by
 from .workspace import products_for
 
 
@@ -79,10 +79,10 @@ def linear_forward(
     """y[n, m] = activation(x @ w + b); the sum itself is written to z[n, m] if it is not None."""
     (n, k), m = x.shape, w.shape[1]
     flops = OPERATIONS["linear_forward"].flops(n, k, m)
-    products = products_for(y.dtype, [Shape(k, m)], flops)
+    products, crew = products_for(y.dtype, [Shape(k, m)], flops)
     job = (
         *products.addresses, n, k, m, address(x), address(w), address(b), address(y),
         0 if z is None else address(z), ACTIVATIONS[activation].code,
     )  # fmt: skip
-    run(_linear_forward, y.dtype, job, flops, most=products.threads)
+    run_by(crew, _linear_forward, y.dtype, job, flops)
     directly.learn(_linear_forward, y.dtype)

@@ -173,6 +173,10 @@ def _conduct(known, arguments, count):
     return members
 
 
+ALONE = 0, 1
+"""What `members` gives where the caller works alone."""
+
+
 def run(
     entry: Entry, dtype: np.dtype, job: Sequence[int], step_flops: int, steps: int = 1, most: int = MAX_THREADS
 ) -> None:
@@ -180,13 +184,19 @@ def run(
 
     `job` are the entry's integers. A call does `steps` times `step_flops`; at most `most` threads share it.
     """
-    threads = None if is_shared(step_flops, steps) else 1
-    conduct(entry.address(dtype), job, threads, step_flops * steps, most)
+    team, size = members() if is_shared(step_flops, steps) else ALONE
+    run_by((team, min(size, most)), entry, dtype, job, step_flops * steps)
+
+
+def run_by(crew: tuple[int, int], entry: Entry, dtype: np.dtype, job: Sequence[int], flops: int) -> None:
+    """As `run`, by what `members` has just given."""
+    team, size = crew
+    _conducting()(team, entry.address(dtype), size, flops >= LONG_FLOPS, *job)
 
 
 def conduct(entry: int, job: Sequence[int], threads: int | None, flops: int, most: int = MAX_THREADS) -> int:
     """Run the entry at this address on this job, shared as `members` says by `most` at most; gives how many it were."""
-    team, size = (0, 1) if threads == 1 else members(threads)
+    team, size = ALONE if threads == 1 else members(threads)
     return _conducting()(team, entry, min(size, most), flops >= LONG_FLOPS, *job)
 
 
@@ -196,7 +206,7 @@ def _conducting() -> Callable[..., int]:
 
 
 def members(threads: int | None = None) -> tuple[int, int]:
-    """The address of a team and how many of it may run, up to so many threads: (0, 1) for the caller alone.
+    """The address of a team and how many of it may run, up to so many threads: ALONE for the caller alone.
 
     None is as many as `get_num_threads` says, which is remembered for as long as the caller is told nothing else and
     keeps its core and its right to others.
@@ -263,7 +273,7 @@ def _place() -> Callable[[], int]:
 def _gathered(threads: int) -> tuple[int, int]:
     team = _team_of(threads) if threads > 1 else None
     if team is None:
-        return 0, 1
+        return ALONE
     if _current_core is not None:
         team.keep_off(_current_core(), os.sched_getaffinity(0))
     if FUTEX is None:

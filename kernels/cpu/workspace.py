@@ -50,7 +50,7 @@ from .tables import (
     Y_DOWN,
     ZEROS,
 )
-from .team import PARALLEL_BYTES, is_shared, members
+from .team import ALONE, PARALLEL_BYTES, is_shared, members
 from .tiles import pack_capacity, scratch_size, shares_panels
 from .units import parts_of_operands
 
@@ -92,22 +92,23 @@ class Products:
 _kept = threading.local()
 
 
-def products_for(dtype: np.dtype, shapes: list[Shape], flops: int, parts: int = 0) -> Products:
-    """The calling thread's Products for a single operation: kept, since new memory costs more than a small product.
+def products_for(dtype: np.dtype, shapes: list[Shape], flops: int, parts: int = 0) -> tuple[Products, tuple[int, int]]:
+    """The calling thread's Products for a single operation of so many FLOPs, and who does it, for `team.run_by`.
 
-    It is for an operation of so many FLOPs and as many members as its `threads` says, at most.
+    They are kept, since new memory costs more than a small product.
     """
     kept = _kept.__dict__
     key = dtype.char if parts == 0 else f"{dtype.char} in {parts} parts"
+    crew = members() if is_shared(flops) else ALONE
     products = kept.get(key)
-    if products is not None and (not is_shared(flops) or products.threads >= members()[1]):
+    if products is not None and products.threads >= crew[1]:
         if shapes == products.asked:
-            return products
+            return products, crew
         if products.capacity >= pack_capacity(shapes, dtype.itemsize, parts):
             products.asked = shapes
-            return products
+            return products, crew
     products = kept[key] = Products(dtype, shapes, parts)
-    return products
+    return products, crew
 
 
 def room_for_pairs(operand: str, count: int) -> int:
