@@ -8,7 +8,7 @@ import pytest
 from vectors import compiled
 
 from fastmlp.kernels.contract import OPTIMIZERS
-from fastmlp.kernels.cpu import optimizers, packing, product
+from fastmlp.kernels.cpu import micro_kernels, optimizers, packing
 from fastmlp.kernels.cpu.simd import HAS_BFLOAT16, VECTOR_BYTES, address_of, element, pairs_at, pointer
 from fastmlp.kernels.network import Optimizer
 
@@ -20,9 +20,9 @@ pytestmark = [
 ]
 
 KERNELS = {
-    "micro_kernel": (product.micro_kernel, packing.TALL * 2, None),
-    "_medium_wide": (product._medium_wide, product.MEDIUM * 2, 1),
-    "_tall_narrow": (product._tall_narrow, packing.TALL, 1),
+    "micro_kernel": (micro_kernels.micro_kernel, packing.TALL * 2, None),
+    "_medium_wide": (micro_kernels._medium_wide, packing.MEDIUM * 2, 1),
+    "_tall_narrow": (micro_kernels._tall_narrow, packing.TALL, 1),
 }
 """The micro-kernels that do the bulk of the work, how many accumulators each has, and a width it is called with."""
 
@@ -84,7 +84,7 @@ def test_a_kernel_that_copies_an_operand_stores_its_copy_and_nothing_else(operan
     @compiled
     def call_a(depth, a, b, b_step, start, c, c_row, copy):
         c_at = pointer(c)
-        product._copying_a(
+        micro_kernels.copying_a(
             depth, pointer(a), 40, pointer(b), b_step, pointer(start), 0, c_at, c_row, element(c_at, -np.inf),
             pointer(copy),
         )  # fmt: skip
@@ -92,7 +92,7 @@ def test_a_kernel_that_copies_an_operand_stores_its_copy_and_nothing_else(operan
     @compiled
     def call_b(depth, a, b, b_step, start, c, c_row, copy):
         c_at = pointer(c)
-        product._copying_b(
+        micro_kernels.copying_b(
             depth, pointer(a), 40, 1, pointer(b), b_step, pointer(start), 0, c_at, c_row, element(c_at, -np.inf),
             pointer(copy),
         )  # fmt: skip

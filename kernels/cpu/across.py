@@ -12,23 +12,11 @@ import numpy as np
 
 from ..network import Layer, Network
 from ..timeline import EPILOGUE, EVERY_LAYER, WORK
+from .across_losses import block_loss
+from .across_products import COLUMNS, add_gradient, multiply
 from .activations import IDENTITY, RELU, activate, copy_block, floor_of, multiply_by_derivative
 from .compile import entry, jit
-from .elementary import exp, log, sigmoid
-from .losses import (
-    BINARY_CROSS_ENTROPY,
-    BINARY_LOG_LOSS,
-    HALF_MSE,
-    LOG_LOSS,
-    MSE,
-    add_exactly,
-    binary_surprise,
-    clip,
-    corrected,
-    epsilon,
-    mean_loss,
-    surprise_bounds,
-)
+from .losses import mean_loss
 from .optimizers import L2, update
 from .penalty import sum_of_squares
 from .phases import RANK, claim, finish
@@ -38,30 +26,13 @@ from .simd import (
     element,
     float64_at,
     int64_at,
-    keep_first,
     lanes,
-    load,
     load_first,
     pointer_at,
-    select,
-    specialised,
     splat,
     store,
     store_first,
-    tile_add,
-    tile_at_least,
-    tile_dot_add,
-    tile_lane_sums,
-    tile_multiply_add,
-    tile_splat,
-    tile_store,
-    tile_zeros,
     transpose_picked,
-    transpose_square,
-    wide_add,
-    wide_add_square,
-    wide_total,
-    wide_zeros,
 )
 from .stamps import (
     IN_FORWARD,
@@ -103,12 +74,6 @@ from .tables import (
 
 WIDEST = 128
 """No layer may be wider. At 128, a batch of 128 takes one thread as long as row-major (Zen 5), in half the phases."""
-
-COLUMNS = 4 if VECTOR_BYTES == 64 else 2
-"""Vectors of a tile: with ROWS they leave room for the operands in 32 registers, or in 16."""
-
-ROWS, THIN_ROWS = 4 if VECTOR_BYTES == 64 else 6, 8
-"""Features of a tile of COLUMNS vectors, and of one vector alone, which needs more of them to fill the pipelines."""
 
 LARGEST_BLOCK, BLOCK_PRODUCTS = 256, 2**18
 """Rows of a block, and multiply-adds of its forward pass at most: with the way back some 5 us, enough to share out."""
@@ -171,214 +136,6 @@ def most_chunks(rows: int, block: int) -> int:
     return min(MOST_CHUNKS, -(-rows // block))
 
 
-def _product_kernel(rows, columns):
-    @jit
-    def multiply(depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, adds):
-        tile = tile_splat(rows, columns, start, start_row)
-        width = columns * lanes(c)
-        for _ in range(depth):
-            tile = tile_multiply_add(tile, a, a_row, b, width)
-            a += a_step
-            b += b_step
-        if adds:
-            tile = tile_add(tile, c, c_row, width)
-        tile_store(tile_at_least(tile, floor), c, c_row, width)
-
-    return multiply
-
-
-_wide, _wide_short = _product_kernel(ROWS, COLUMNS), _product_kernel(2, COLUMNS)
-_thin, _thin_short = _product_kernel(THIN_ROWS, 1), _product_kernel(2, 1)
-
-
-@jit
-def _product(rows, columns, depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, adds):
-    """c[rows, columns] = max(a b + start, floor), one start value a row; `adds` adds c. The columns are whole vectors.
-
-    A short tile with one row left takes it twice and writes it twice.
-    """
-    specialised()
-    j = 0
-    while j < columns:
-        is_wide = columns - j >= COLUMNS * lanes(c)
-        most = ROWS if is_wide else THIN_ROWS
-        i = 0
-        while i < rows:
-            count = most if rows - i >= most else min(2, rows - i)
-            once = 0 if count == 1 else 1
-            a_i, a_next, start_i, start_next = a + i * a_row, once * a_row, start + i * start_row, once * start_row
-            c_ij, c_next = c + (i * c_row + j), once * c_row
-            if is_wide:
-                if count == ROWS:
-                    _wide(depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds)
-                else:
-                    _wide_short(
-                        depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds
-                    )
-            elif count == THIN_ROWS:
-                _thin(depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds)
-            else:
-                _thin_short(depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds)
-            i += count
-        j += (COLUMNS if is_wide else 1) * lanes(c)
-
-
-def _dot_kernel(rows, columns):
-    @jit
-    def dot(n, a, a_row, b, b_row, c, c_row, width, adds):
-        """c[rows, width] = the dot products of n elements of each row of a with each row of b; `adds` adds c."""
-        tile = tile_zeros(rows, columns, a)
-        for i in range(0, n, lanes(a)):
-            tile = tile_dot_add(tile, a + i, a_row, b + i, b_row, n - i)
-        tile_lane_sums(tile, c, c_row, width, adds)
-
-    return dot
-
-
-_dot_tall_wide, _dot_tall_thin = _dot_kernel(ROWS, COLUMNS), _dot_kernel(ROWS, 2)
-_dot_short_wide, _dot_short_thin = _dot_kernel(2, COLUMNS), _dot_kernel(2, 2)
-
-
-@jit
-def _dots(n, rows, m, columns, x, g, c, row, adds):
-    """c[rows, m] = x[rows, n] g[m, n]^T, both stored with `columns` elements a row; `adds` adds c."""
-    j = 0
-    while j < m:
-        j_count = COLUMNS if m - j >= COLUMNS else min(2, m - j)
-        b, b_row = g + j * columns, 0 if j_count == 1 else columns
-        i = 0
-        while i < rows:
-            i_count = ROWS if rows - i >= ROWS else min(2, rows - i)
-            once = 0 if i_count == 1 else 1
-            a, a_row, c_ij, c_row = x + i * columns, once * columns, c + (i * row + j), once * row
-            if i_count == ROWS:
-                if j_count == COLUMNS:
-                    _dot_tall_wide(n, a, a_row, b, b_row, c_ij, c_row, j_count, adds)
-                else:
-                    _dot_tall_thin(n, a, a_row, b, b_row, c_ij, c_row, j_count, adds)
-            elif j_count == COLUMNS:
-                _dot_short_wide(n, a, a_row, b, b_row, c_ij, c_row, j_count, adds)
-            else:
-                _dot_short_thin(n, a, a_row, b, b_row, c_ij, c_row, j_count, adds)
-            i += i_count
-        j += j_count
-
-
-@jit
-def _add_rows(n, row, p, target, adds):
-    """target[row] = the sum of the n rows of whole vectors at p, in four chains; `adds` adds the old."""
-    most = n // 4 * 4
-    for j in range(0, row, lanes(p)):
-        a, b, c, d = splat(p, 0.0), splat(p, 0.0), splat(p, 0.0), splat(p, 0.0)
-        for i in range(0, most, 4):
-            place = p + (i * row + j)
-            a, b = a + load(place), b + load(place + row)
-            c, d = c + load(place + 2 * row), d + load(place + 3 * row)
-        for i in range(most, n):
-            a += load(p + (i * row + j))
-        sum_ = (a + b) + (c + d)
-        store(target + j, sum_ + load(target + j) if adds else sum_)
-
-
-@jit
-def _add_gradient(layer, n, columns, x, g, turned, zeros, total, adds):
-    """The gradient of a layer's weights, and in the row after them of its biases, from n rows; `adds` adds the old.
-
-    x[k + 1, columns] are its inputs with a row of ones below them. Few outputs, or few inputs and many rows: sums over
-    the lanes. Else the gradients g[m, columns] are transposed, which k inputs share, and the lanes are the outputs.
-    """
-    k, m, row = layer[INPUTS], layer[OUTPUTS], layer[GRADIENT_ROW]
-    if 2 * m <= lanes(x) or k * lanes(x) < n:
-        _dots(n, k + 1, m, columns, x, g, total, row, adds)
-    else:
-        for i in range(0, n, lanes(x)):
-            for j in range(0, m, lanes(x)):
-                transpose_square(g + (j * columns + i), columns, turned + (i * row + j), row)
-        floor = floor_of(IDENTITY, x)
-        _product(k, row, n, x, columns, 1, turned, row, zeros, 0, total, row, floor, adds)
-        _add_rows(n, row, turned, total + k * row, adds)
-
-
-@jit
-def _squares(n, m, columns, y, t, dy, divisor):
-    """Sum of (y - t)^2 over n rows; dy = (y - t) / divisor, 0 beyond them."""
-    total, lost = 0.0, 0.0
-    for j in range(m):
-        part = wide_zeros(y)
-        for i in range(0, columns, lanes(y)):
-            place = j * columns + i
-            difference = keep_first(load(y + place) - load(t + place), n - i, 0.0)
-            part = wide_add_square(part, difference)
-            store(dy + place, difference / divisor)
-        total, lost = add_exactly(total, lost, wide_total(part))
-    return corrected(total, lost)
-
-
-@jit
-def _binary(loss, n, m, columns, y, t, dy, divisor):
-    """Sum of `binary_surprise` over n rows; dy = (sigmoid(y) - t) / divisor, 0 beyond them."""
-    total, lost = 0.0, 0.0
-    for j in range(m):
-        part = wide_zeros(y)
-        for i in range(0, columns, lanes(y)):
-            place = j * columns + i
-            logit, target = load(y + place), load(t + place)
-            value = binary_surprise(loss, epsilon(y), logit, target)
-            part = wide_add(part, keep_first(value, n - i, 0.0))
-            store(dy + place, keep_first((sigmoid(logit) - target) / divisor, n - i, 0.0))
-        total, lost = add_exactly(total, lost, wide_total(part))
-    return corrected(total, lost)
-
-
-@jit
-def _softmax(loss, n, m, columns, y, t, has_labels, dy, divisor):
-    """Sum of -t log softmax(y) over n rows; dy = (softmax(y) - t) / divisor, 0 beyond them.
-
-    Where has_labels, the first row of t holds labels. A class of probability 0 contributes nothing.
-    """
-    least, most = surprise_bounds(loss, epsilon(y))
-    part = wide_zeros(y)
-    for i in range(0, columns, lanes(y)):
-        largest, labels = load(y + i), load(t + i)
-        for j in range(1, m):
-            logit = load(y + (j * columns + i))
-            largest = select(logit > largest, logit, largest)
-        total, weight, product = splat(y, 0.0), splat(y, 0.0), splat(y, 0.0)
-        for j in range(m):
-            shifted = load(y + (j * columns + i)) - largest
-            total += exp(shifted)
-            target = select(labels == j, splat(y, 1.0), 0.0) if has_labels else load(t + (j * columns + i))
-            weight += target
-            product += select(target == 0.0, 0.0, target * shifted)
-        for j in range(m):
-            place = j * columns + i
-            target = select(labels == j, splat(y, 1.0), 0.0) if has_labels else load(t + place)
-            share = exp(load(y + place) - largest) / total
-            store(dy + place, keep_first((share - target) / divisor, n - i, 0.0))
-        value = weight * log(total) - product
-        if loss == LOG_LOSS:
-            value = splat(y, 0.0)
-            for j in range(m):
-                place = j * columns + i
-                target = select(labels == j, splat(y, 1.0), 0.0) if has_labels else load(t + place)
-                surprises = clip(log(total) - (load(y + place) - largest), least, most)
-                value += select(target == 0.0, 0.0, target * surprises)
-        part = wide_add(part, keep_first(value, n - i, 0.0))
-    return wide_total(part)
-
-
-@jit
-def _block_loss(loss, batch, n, m, columns, y, t, has_labels, dy):
-    """What n rows of y[m, columns] add to a batch's J, not yet divided by its size; dJ/dy to dy[m, columns]."""
-    if loss == MSE:
-        return _squares(n, m, columns, y, t, dy, batch * m * 0.5)
-    if loss == HALF_MSE:
-        return _squares(n, m, columns, y, t, dy, batch * 1.0)
-    if loss in (BINARY_CROSS_ENTROPY, BINARY_LOG_LOSS):
-        return _binary(loss, n, m, columns, y, t, dy, batch * m if loss == BINARY_CROSS_ENTROPY else batch)
-    return _softmax(loss, n, m, columns, y, t, has_labels, dy, batch)
-
-
 @jit
 def _transpose_rows(n, columns, first, order, source, k, picks, target):
     """target[k, columns] = rows order[first : first + n] of source[N, k], without an order first ..; then anything."""
@@ -424,7 +181,7 @@ def _block(me, plan, layers, batch, n, columns, x, t, has_labels, w, total, adds
         floor = floor_of(IDENTITY if keeps else activation, y)
         weights, bias = w + layer[WEIGHTS], w + layer[BIAS]
         mark(me, IN_FORWARD, index)
-        _product(m, columns, k, weights, 1, m, below, columns, bias, 1, y, columns, floor, False)
+        multiply(m, columns, k, weights, 1, m, below, columns, bias, 1, y, columns, floor, False)
         stamp(me, WORK)
         if keeps:
             copy_block(1, m * columns, y, 0, saved, 0)
@@ -437,7 +194,7 @@ def _block(me, plan, layers, batch, n, columns, x, t, has_labels, w, total, adds
     layer = layers + last * LAYER_FIELDS
     m, g = layer[OUTPUTS], arena + plan[GRADIENT0 + last % 2]
     mark(me, IN_LOSS, last)
-    value = _block_loss(plan[LOSS], batch, n, m, columns, below, t, has_labels, g)
+    value = block_loss(plan[LOSS], batch, n, m, columns, below, t, has_labels, g)
     multiply_by_derivative(layer[ACTIVATION], 1, m * columns, g, 0, arena + layer[SAVED], 0)
     stamp(me, WORK)
     for index in range(last, -1, -1):
@@ -447,13 +204,13 @@ def _block(me, plan, layers, batch, n, columns, x, t, has_labels, w, total, adds
         before = layers + (index - 1) * LAYER_FIELDS
         below = arena + before[OUTPUT] if index > 0 else x
         mark(me, IN_WEIGHT_GRADIENT, index)
-        _add_gradient(layer, n, columns, below, g, turned, zeros, total + layer[GRADIENT], adds)
+        add_gradient(layer, n, columns, below, g, turned, zeros, total + layer[GRADIENT], adds)
         stamp(me, WORK)
         if index > 0:
             dx = arena + plan[GRADIENT0 + (index - 1) % 2]
             floor = floor_of(IDENTITY, dx)
             mark(me, IN_INPUT_GRADIENT, index)
-            _product(k, columns, m, w + layer[WEIGHTS], m, 1, g, columns, zeros, 0, dx, columns, floor, False)
+            multiply(k, columns, m, w + layer[WEIGHTS], m, 1, g, columns, zeros, 0, dx, columns, floor, False)
             stamp(me, WORK)
             multiply_by_derivative(before[ACTIVATION], 1, k * columns, dx, 0, arena + before[SAVED], 0)
             stamp(me, EPILOGUE)

@@ -17,7 +17,8 @@ from .compile import jit
 from .optimizers import ahead_of_update, update
 from .packing import TALL
 from .pairs import pair_block, steps_held
-from .product import goes_by_depth, prefetch_tile, product_by_depth
+from .product import prefetch_tile
+from .product_by_depth import goes_by_depth, product_by_depth
 from .simd import address_of, lanes, prefetch, steps_of, tile_add, tile_store, tile_sum, tile_zeros
 from .tiles import product
 

@@ -14,14 +14,13 @@ import numpy as np
 
 from ..timeline import EPILOGUE, PACK, WORK
 from .compile import jit
+from .micro_kernels import BROAD, broad_kernel, copying_a, copying_b, multiply_tile, tile_rows
 from .packing import (
     BLOCK_DEPTH,
     BLOCK_PANELS,
     L2,
-    MEDIUM,
     MOST_PACKED,
     PANEL,
-    SHORT,
     SPARE,
     TALL,
     TILE_ROOM,
@@ -39,149 +38,14 @@ from .simd import (
     address_of,
     element,
     lanes,
-    load,
     load_first,
     multiply_add,
     parts_of,
     pointer_at,
-    prefetch,
-    select,
     splat,
-    store,
-    store_first,
     sum_lanes,
-    tile_add,
-    tile_at_least,
-    tile_multiply_add,
-    tile_store,
-    tile_sum,
-    tile_zeros,
 )
 from .stamps import stamp
-
-BROAD = 8
-"""Vectors across a tile of one row: B is then read once, and in long pieces where its rows lie side by side."""
-
-AHEAD = 32
-"""Vectors of B by which it is asked for before it is used: 16 steps of a wide tile are 200 cycles, four times what L3
-takes to answer."""
-
-
-def _tile_kernel(rows, columns):
-    """The micro-kernel for tiles of `rows` rows and `columns` vectors; `width` counts its columns, None is all."""
-
-    @jit
-    def multiply(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
-        tile = tile_zeros(rows, columns, c)
-        for _ in range(depth):
-            for column in range(columns):
-                prefetch(b + (AHEAD // columns * b_step + column * lanes(c)))
-            tile = tile_multiply_add(tile, a, a_row, b, width)
-            a += a_step
-            b += b_step
-        tile = tile_at_least(tile_add(tile, start, start_row, width), floor)
-        tile_store(tile, c, c_row, width)
-
-    return multiply
-
-
-@jit
-def _copying_a(depth, a, a_step, b, b_step, start, start_row, c, c_row, floor, copy):
-    """The micro-kernel for a whole tile that copies its part of A, stored by columns, to steps of TALL elements.
-
-    Loads and stores are free while the units multiply and add; lines that were waited for once are not asked for again.
-    """
-    tile = tile_zeros(TALL, PANEL, c)
-    for _ in range(depth):
-        for column in range(PANEL):
-            prefetch(b + (AHEAD // PANEL * b_step + column * lanes(c)))
-        for i in range(0, TALL, lanes(c)):
-            store(copy + i, load_first(a + i, TALL - i))
-        tile = tile_multiply_add(tile, a, 1, b, None)
-        a += a_step
-        b += b_step
-        copy += TALL
-    tile_store(tile_at_least(tile_add(tile, start, start_row, None), floor), c, c_row, None)
-
-
-@jit
-def _copying_b(depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, copy):
-    """The micro-kernel for a whole tile that copies its part of B to a panel, as `_copying_a` does with A."""
-    tile = tile_zeros(TALL, PANEL, c)
-    for _ in range(depth):
-        for column in range(PANEL):
-            prefetch(b + (AHEAD // PANEL * b_step + column * lanes(c)))
-            store(copy + column * lanes(c), load(b + column * lanes(c)))
-        tile = tile_multiply_add(tile, a, a_row, b, None)
-        a += a_step
-        b += b_step
-        copy += PANEL * lanes(c)
-    tile_store(tile_at_least(tile_add(tile, start, start_row, None), floor), c, c_row, None)
-
-
-def _chained_kernel(rows, columns):
-    """The micro-kernel for small tiles: four chains of sums along k, for a multiply-add waits 4 cycles for the last."""
-
-    @jit
-    def multiply(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
-        first, second = tile_zeros(rows, columns, c), tile_zeros(rows, columns, c)
-        third, fourth = tile_zeros(rows, columns, c), tile_zeros(rows, columns, c)
-        for _ in range(depth // 4):
-            first = tile_multiply_add(first, a, a_row, b, width)
-            second = tile_multiply_add(second, a + a_step, a_row, b + b_step, width)
-            third = tile_multiply_add(third, a + 2 * a_step, a_row, b + 2 * b_step, width)
-            fourth = tile_multiply_add(fourth, a + 3 * a_step, a_row, b + 3 * b_step, width)
-            a += 4 * a_step
-            b += 4 * b_step
-        for _ in range(depth % 4):
-            first = tile_multiply_add(first, a, a_row, b, width)
-            a += a_step
-            b += b_step
-        tile = tile_sum(tile_sum(first, second), tile_sum(third, fourth))
-        tile_store(tile_at_least(tile_add(tile, start, start_row, width), floor), c, c_row, width)
-
-    return multiply
-
-
-micro_kernel, _tall_narrow = _tile_kernel(TALL, 2), _tile_kernel(TALL, 1)
-_medium_wide, _medium_narrow = _tile_kernel(MEDIUM, 2), _tile_kernel(MEDIUM, 1)
-_short_wide, _short_narrow = _tile_kernel(SHORT, 2), _chained_kernel(SHORT, 1)
-_single_wide, _single_narrow = _chained_kernel(1, 2), _chained_kernel(1, 1)
-_broad = _tile_kernel(1, BROAD)
-
-
-@jit
-def _tile_rows(left):
-    """Rows of the next tile when `left` rows are to do."""
-    if left >= TALL:
-        return TALL
-    if left >= MEDIUM:
-        return MEDIUM
-    return SHORT if left >= SHORT else 1
-
-
-@jit
-def _multiply_tile(rows, depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor):
-    """c[rows, width] = max(a b + start, floor) for one tile; start_row 0 adds one row of start values to all."""
-    if rows == TALL and width == PANEL * lanes(c):
-        micro_kernel(depth, a, a_row, a_step, b, b_step, None, start, start_row, c, c_row, floor)
-    elif width > lanes(c):
-        if rows == TALL:
-            micro_kernel(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
-        elif rows == MEDIUM:
-            _medium_wide(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
-        elif rows == SHORT:
-            _short_wide(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
-        else:
-            _single_wide(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
-    elif rows == TALL:
-        _tall_narrow(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
-    elif rows == MEDIUM:
-        _medium_narrow(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
-    elif rows == SHORT:
-        _short_narrow(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
-    else:
-        _single_narrow(depth, a, a_row, a_step, b, b_step, width, start, start_row, c, c_row, floor)
 
 
 @jit
@@ -239,7 +103,7 @@ def _multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floo
             a_k, b_k = k + low_of_a(term, depth), k + low_of_b(term, depth)
             limit = floor if visit == blocks * terms - 1 else element(c, -np.inf)
             begin = start + i * start_row if visit == 0 else c + i
-            _multiply_tile(1, end - k, b + b_k, 0, 1, a + (i + a_k * a_step), a_step, width, begin, 0, c + i, 0, limit)
+            multiply_tile(1, end - k, b + b_k, 0, 1, a + (i + a_k * a_step), a_step, width, begin, 0, c + i, 0, limit)
 
 
 @jit
@@ -252,7 +116,7 @@ def prefetch_tile(ask, rows, columns, p, p_row):
 
 
 @jit
-def _multiply_block(
+def multiply_block(
     me, rows, columns, depth, is_row, a, a_row, a_step, tile, b, b_step, transposed, panels, copies, is_kept, is_new,
     start, start_row, start_step, c, c_row, floor, ask_for, i0, j0, extras,
 ):  # fmt: skip
@@ -279,7 +143,7 @@ def _multiply_block(
             stamp(me, PACK)
         i = 0
         while i < rows:
-            count = _tile_rows(rows - i)
+            count = tile_rows(rows - i)
             a_tile, tile_row, tile_step = a + (i * a_row + a_k * a_step), a_row, a_step
             copies_b = panels > 0 and is_new and i == 0 and not transposed
             copies_a = address_of(tile) != 0 and count == TALL
@@ -302,22 +166,22 @@ def _multiply_block(
                 if is_last:
                     ask_for(i0 + i, j0 + j, count, width, extras)
                 if is_broad:
-                    _broad(
+                    broad_kernel(
                         end - k, a_tile, tile_row, tile_step, b_tile, b_tile_step, None, begin, begin_row,
                         c_tile, c_row, limit,
                     )  # fmt: skip
                 elif copies_b and is_copied:
-                    _copying_b(
+                    copying_b(
                         end - k, a_tile, tile_row, tile_step, b_tile, b_tile_step, begin, begin_row,
                         c_tile, c_row, limit, b_copy + j * (end - k),
                     )  # fmt: skip
                 elif copies_a and a_step != 1 and j == 0 and width == group:
-                    _copying_a(
+                    copying_a(
                         end - k, a_tile, tile_step, b_tile, b_tile_step, begin, begin_row, c_tile, c_row, limit, tile
                     )
                     a_tile, tile_row, tile_step = tile, 1, TALL
                 else:
-                    _multiply_tile(
+                    multiply_tile(
                         count, end - k, a_tile, tile_row, tile_step, b_tile, b_tile_step, width,
                         begin, begin_row, c_tile, c_row, limit,
                     )  # fmt: skip
@@ -414,7 +278,7 @@ def product(
             _multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, floor)
         else:
             wanted = panels if transposed or j == last or count >= TALL else 0
-            _multiply_block(
+            multiply_block(
                 me, count, width, depth, rows == 1, a_block, a_row, a_step, tile, b_block, b_step, transposed, wanted,
                 own + room, is_kept, j != last, start_block, start_row, start_step, block, block_row, floor,
                 ask_for, i, j, extras,
@@ -425,67 +289,6 @@ def product(
         stamp(me, EPILOGUE)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
-
-
-MANY_STEPS, MUCH_OF_B = 32, 1 << 16
-"""Steps of its sums for each row of A, and elements of B, from which on a product goes by depth: reading B from another
-core's caches then takes longer than one phase more and the parts of the sums."""
-
-
-@jit
-def goes_by_depth(me, rows, columns, depth, capacity):
-    """Whether `product_by_depth` is the way for so few rows of A, and for B[depth, columns] that is updated by rows.
-
-    A single row always goes so where it can: its tiles are not those of `product`, and bits must not tell threads.
-    """
-    if MANY_STEPS * rows > depth or depth * columns < MUCH_OF_B:
-        return False
-    blocks = depth_blocks(depth)
-    return blocks > 1 and blocks * rows * columns <= capacity and (me[SIZE] > 1 or rows == 1)
-
-
-@jit
-def product_by_depth(
-    shared, me, rows, columns, depth, a, a_row, b, zeros, start, c, floor, packed, ask_for, after_block, extras
-):  # fmt: skip
-    """Two phases, C[rows, columns] = max(A B + start, floor) for few rows, bit for bit as `product` gives them.
-
-    Each block of steps is a product of its own, to its part of `packed`: a member that reads the same rows of B in
-    every step, those that it updates, finds them in its own caches. Then the parts are summed, first to last.
-    """
-    group = PANEL * lanes(c)
-    blocks, size = depth_blocks(depth), rows * columns
-    width = BLOCK_PANELS * group
-    across = -(-columns // width)
-    chunk = claim(shared, me, blocks * across)
-    while chunk >= 0:
-        block, j = chunk // across, chunk % across * width
-        k, end = block_start(depth, block, blocks), block_start(depth, block + 1, blocks)
-        part = packed + (block * size + j)
-        _multiply_block(
-            me, rows, min(width, columns - j), end - k, rows == 1, a + k, a_row, 1, pointer_at(0, packed),
-            b + (k * columns + j), columns, False, 0, packed, False, False, zeros, 0, 0, part, columns,
-            element(c, -np.inf), ask_for, 0, j, extras,
-        )  # fmt: skip
-        stamp(me, WORK)
-        chunk = claim(shared, me, blocks * across)
-    finish(shared, me, blocks * across)
-    pieces = -(-columns // group)
-    piece = claim(shared, me, pieces)
-    while piece >= 0:
-        first = piece * group
-        for i in range(rows):
-            for j in range(first, min(first + group, columns), lanes(c)):
-                left, place = columns - j, i * columns + j
-                total = load_first(packed + place, left) + load_first(start + j, left)
-                for block in range(1, blocks):
-                    total = load_first(packed + (block * size + place), left) + total
-                store_first(c + place, select(total < floor, floor, total), left)
-        stamp(me, WORK)
-        after_block(0, first, rows, min(group, columns - first), c + first, columns, extras)
-        stamp(me, EPILOGUE)
-        piece = claim(shared, me, pieces)
-    finish(shared, me, pieces)
 
 
 def scratch_size(itemsize: int) -> int:

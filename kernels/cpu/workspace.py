@@ -11,10 +11,10 @@ from ..network import Layer, Network, Optimizer, aligned_zeros
 from .across import block_rows, gradient_row, most_chunks, padded, padded_rows, runs_across
 from .direct import address
 from .losses import MOST_CHUNKS
+from .micro_kernels import BROAD
 from .optimizers import settings_of
 from .packing import TALL, Shape
 from .penalty import PARTS
-from .product import BROAD
 from .simd import VECTOR_BYTES
 from .tables import (
     ARENA_SIZE,
