@@ -60,9 +60,13 @@ def backend_name(request):
     return request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def backend(backend_name):
-    """The module of one backend: kernels are called directly, past the customs desk."""
+    """The module of one backend: kernels are called directly, past the customs desk.
+
+    It ends with the file of tests, since the next one may have a `backend_name` of its own: pytest drops what was made
+    of one fixture only when that fixture ends, not when another one takes its name.
+    """
     return backends.load(backend_name)
 
 
