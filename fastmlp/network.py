@@ -1,29 +1,24 @@
 """The multilayer perceptron: its settings, its training and its predictions."""
 
-import functools
 import os
-import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, replace
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .buffers import Buffers
 from .callbacks import ProgressBar
-from .errors import ArgumentError, ShapeError, require_name
+from .errors import ArgumentError, require_name
+from .fitting import Fitting, announce_divergence
 from .history import Epoch, History
 from .initialisation import initialise
-from .interrupt import Pace, interrupt_held
+from .interrupt import Pace
 from .kernels import arrays
-from .kernels import backend as backends
-from .kernels.contract import EMULATED, LOSSES, PRECISIONS, array_dtype, step_flops
+from .kernels.contract import LOSSES, PRECISIONS, array_dtype, step_flops
 from .kernels.gpu_arrays import home_of
-from .kernels.network import Network, Optimizer, new_array
+from .kernels.network import Network, new_array
 from .settings import as_activations, as_callbacks, as_widths
 
 if TYPE_CHECKING:
@@ -33,12 +28,8 @@ if TYPE_CHECKING:
 POSITIONS_A_CALL = 8192
 """How many shuffled positions or losses one call may span beyond its first epoch."""
 
-BLOCK_ELEMENTS = 2**22
-"""How many layer outputs `predict` and `loss` hold at a time: 1365 rows of 1024-1024-1024-1024, so that copying each
-weight to panels once a block costs little (4096 rows took 5 % longer in blocks of 341, Zen 4; one of 2048 x 3 7 %)."""
 
-
-class MLP:
+class MLP(Fitting):
     """A multilayer perceptron: y = x, then y = activation(y @ w + b) for each layer.
 
     layers: widths, input first, such as (784, 256, 10).
@@ -109,17 +100,13 @@ class MLP:
         )
         name, module = self._chosen(backend)
         self._buffers = Buffers(self._structure, self._optimizer)
+        self._step_loss = np.zeros(1)
         self._use(backend, name, module)
         initialise(self._structure, self.parameters, self._random)
         self.updates = 0
         """Steps made so far."""
         self.epochs = 0
         """Epochs that `fit` has completed so far."""
-
-        self._training: Any = None  # workspaces of the backend, made when first needed; one a thread for inference
-        self._inference = threading.local()
-        self._step_loss = np.zeros(1)
-        self._direct_step = self._direct_gradients = _UNBOUND
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -224,22 +211,7 @@ class MLP:
         Raises ArgumentError or BackendUnavailable, and changes nothing then.
         """
         self._use(backend, *self._chosen(backend))
-        self._forget_training()
-        self._inference = threading.local()
         return self
-
-    def _chosen(self, backend: str) -> tuple[str, ModuleType]:
-        """The backend's name and module, judged."""
-        name, module = backends.resolve(backend, self._structure)
-        backends.require_dtype(name, self._structure.dtype_name, self._structure.precision)
-        structure = self._structure
-        if (structure.bfloat16 and module.BFLOAT16 == EMULATED) or (structure.float16 and module.FLOAT16 == EMULATED):
-            announce_emulation(name, structure.dtype_name)
-        return name, module
-
-    def _use(self, asked: str, name: str, module: ModuleType) -> None:
-        self._buffers.move(module)
-        self._backend_asked, self._backend_name, self._backend = asked, name, module
 
     def train_step(self, x: Any, y: Any) -> float:
         """One update from the batch x[n, in] and its targets y[n, out] (or labels y[n]); the loss before the update.
@@ -307,10 +279,17 @@ class MLP:
                 if validation is not None:
                     history.validation_loss.append(self._mean_loss(*validation))
                 history.seconds = time.perf_counter() - started
-                diverged = diverged or _diverged(means, first)
+                diverged = diverged or announce_divergence(means, first)
                 if watched and self._ask(callbacks, history, epochs):
                     break
         return history
+
+    def _ask(self, callbacks: Sequence[Callable[[Epoch], object]], history: History, epochs: int) -> bool:
+        """Whether one of the callbacks, each of which is called, ends the fit."""
+        validation_loss = history.validation_loss[-1] if history.validation_loss else None
+        epoch = Epoch(self, history.epochs - 1, epochs, history.loss[-1], validation_loss, history)
+        answers = [callback(epoch) for callback in callbacks]
+        return any(answers)
 
     def predict(self, x: Any) -> np.ndarray:
         """The outputs y[n, out] for x[n, in], in the network's dtype; logits where the loss takes those.
@@ -331,22 +310,6 @@ class MLP:
         out = new_array((len(x), width), dtype)
         self._backend.forward(structure, self._buffers.here[0], x, out, self._inference_workspace())
         return out
-
-    def _direct_prediction(self) -> tuple[Callable[[np.ndarray, np.ndarray], int], int, int, np.dtype]:
-        """The backend's `predictor` for this thread, up to how many rows it is for; the outputs' width and dtype."""
-        try:
-            return self._inference.direct
-        except AttributeError:
-            make = getattr(self._backend, "predictor", _no_predictor)
-            offer = make(self._structure, self._buffers.here[0], self._inference_workspace())
-            self._inference.direct = *offer, self.layers[-1], self.dtype
-            return self._inference.direct
-
-    def _predict_on_gpu(self, x: Any) -> Any:
-        samples, home = self._inputs("x", x), home_of("x", x)
-        out = home.new((len(samples), self.layers[-1]), self.dtype)
-        self._backend.forward(self._structure, self._buffers.operands()[0], samples, out, self._inference_workspace())
-        return home.give(out)
 
     def predict_proba(self, x: Any) -> np.ndarray:
         """Probabilities p[n, out] for x[n, in]: softmax of the outputs, or sigmoid for the binary losses.
@@ -415,187 +378,9 @@ class MLP:
 
         return checkpoint.load(path, backend)
 
-    def _inputs(self, name: str, x: Any) -> Any:
-        """Inputs, judged."""
-        with self._buffers.device():
-            return arrays.as_samples(name, x, self._structure.widths[0], self.dtype, self._buffers.gpu)
-
-    def _samples(self, x: Any, y: Any, prefix: str = "") -> tuple[Any, Any]:
-        """Inputs and targets, judged and apart from the parameters in memory; one row at least, to take a mean over."""
-        x = self._inputs(prefix + "x", x)
-        if len(x) == 0:
-            raise ShapeError(f"{prefix}x must hold at least one row; got shape {x.shape}.")
-        with self._buffers.device():
-            y = arrays.as_target(prefix + "y", y, len(x), self._structure, self._buffers.gpu)
-        return self._buffers.apart(x), self._buffers.apart(y)
-
-    def _validation(self, validation_data: Any) -> tuple[np.ndarray, np.ndarray]:
-        if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
-            raise ArgumentError(f"validation_data must be a pair (x, y); got {type(validation_data).__name__}.")
-        x, y = validation_data
-        return self._samples(x, y, "validation_data's ")
-
-    def _training_workspace(self, rows: int) -> Any:
-        if self._training is None or self._training.rows < rows:
-            self._forget_training()  # give the old one back before the new one is made
-            self._training = self._workspace(rows, True)
-        return self._training
-
-    def _forget_training(self) -> None:
-        self._training = None
-        self._direct_step = self._direct_gradients = _UNBOUND
-
-    def _inference_workspace(self) -> Any:
-        try:
-            return self._inference.workspace
-        except AttributeError:
-            rows = max(1, min(4096, BLOCK_ELEMENTS // sum(self.layers[1:])))
-            self._inference.workspace = self._workspace(rows, False)
-            return self._inference.workspace
-
-    def _workspace(self, rows: int, training: bool) -> Any:
-        with self._buffers.device():
-            return self._backend.Workspace(self._structure, rows, training)
-
-    def _mean_loss(self, x: Any, target: Any) -> float:
-        """The loss in blocks of rows, each weighted by its share: every loss is a mean over the samples."""
-        workspace, near = self._inference_workspace(), self._buffers.near
-        out = self._buffers.room((min(len(x), workspace.rows), self.layers[-1]), self.dtype)
-        total = 0.0
-        for start in range(0, len(x), workspace.rows):
-            rows = near(x[start : start + workspace.rows])
-            y = out[: len(rows)]
-            self._backend.forward(self._structure, self._buffers.operands()[0], rows, y, workspace)
-            share = len(rows) / len(x)
-            total += share * self._backend.loss(self._structure, y, near(target[start : start + len(rows)]))
-        return total
-
-    def _train(self, x: Any, y: Any, order: Any, start: int, batch_size: int, losses: np.ndarray) -> None:
-        """Make len(losses) steps, as the backend's `train` says, and count those made, though it may fail."""
-        with interrupt_held() if self._buffers.gpu is not None else nullcontext():  # a step is launches, one by one
-            workspace = self._training_workspace(batch_size)
-            parameters, state = self._buffers.operands()
-            made = 0
-            try:
-                self._backend.train(
-                    self._structure, self._optimizer, parameters, state, self.updates, x, y, order, start, batch_size,
-                    losses, workspace,
-                )  # fmt: skip
-                made = len(losses)
-            except Exception as error:
-                made = getattr(error, "steps", 0)
-                raise
-            finally:
-                self.updates += made
-                self._buffers.written()
-
-    def _directly(self, last: "_DirectStep", rule: Optimizer | None) -> "_DirectStep":
-        """The stepper for the workspace of now, `last` where it is that; without a rule it is for `gradients`."""
-        workspace = self._training
-        if last[1] is workspace:
-            return last
-        make = getattr(self._backend, "stepper", None)
-        if make is None:
-            return _no_step, workspace
-        parameters, state = self._buffers.here
-        step = make(self._structure, rule, parameters, None if rule is None else state, self._step_loss, workspace)
-        return step or _no_step, workspace
-
-    def _train_epochs(
-        self,
-        x: Any,
-        y: Any,
-        batch_size: int,
-        shuffle: bool,
-        losses: np.ndarray,
-        pace: Pace,
-        bar: ProgressBar,
-    ) -> None:
-        """Train len(losses) epochs, in calls of about SECONDS_A_CALL; writes the losses[epochs, steps].
-
-        Cut short by an exception, it leaves `updates`, `epochs` and the random state as if it had been asked for no
-        more epochs than it began.
-        """
-        n, steps = len(x), losses.shape[1]
-        flat, done, earlier = losses.reshape(-1), 0, self.updates
-        before = self._random.bit_generator.state
-        try:
-            order = self._shuffled(n, len(losses)) if shuffle else None
-            while done < len(flat):
-                began = time.perf_counter()
-                count = min(pace.steps, len(flat) - done)
-                with interrupt_held():
-                    first = done // steps * n + done % steps * batch_size
-                    self._train(x, y, order, first, batch_size, flat[done : done + count])
-                    done = self.updates - earlier
-                pace.measure((time.perf_counter() - began) / count)
-                bar.advance(count, float(flat[done - 1]))
-        finally:
-            done = self.updates - earlier
-            self.epochs += done // steps
-            if shuffle and done < len(flat):
-                self._random.bit_generator.state = before
-                self._shuffled(n, -(-done // steps))
-
-    def _shuffled(self, n: int, epochs: int) -> np.ndarray:
-        """order[epochs * n]: a new permutation of the rows for each epoch."""
-        order = np.empty((epochs, n), np.int64)
-        order[...] = np.arange(n)
-        for epoch in order:
-            self._random.shuffle(epoch)
-        return order.reshape(-1)
-
-    def _ask(self, callbacks: Sequence[Callable[[Epoch], object]], history: History, epochs: int) -> bool:
-        """Whether one of the callbacks, each of which is called, ends the fit."""
-        validation_loss = history.validation_loss[-1] if history.validation_loss else None
-        epoch = Epoch(self, history.epochs - 1, epochs, history.loss[-1], validation_loss, history)
-        answers = [callback(epoch) for callback in callbacks]
-        return any(answers)
-
-
-def _no_step(*arguments: Any) -> int:
-    """The stepper of a backend without one."""
-    return False
-
-
-_DirectStep = tuple[Callable[..., int], Any]
-"""A backend's stepper, and the workspace that it is for."""
-
-_UNBOUND: _DirectStep = (_no_step, None)
-
-
-def _no_predictor(structure: Network, parameters: np.ndarray, workspace: Any) -> tuple[Callable[..., int], int]:
-    return lambda x, out: False, -1
-
 
 class _Views(list[np.ndarray]):
     """Live views of one buffer: to assign to one is to write its elements, so that it stays a view."""
 
     def __setitem__(self, index: int, value: Any) -> None:  # type: ignore[override]
         self[index][...] = value
-
-
-@functools.cache
-def announce_emulation(backend: str, dtype: str = "bfloat16") -> None:
-    """Warn, once a process for each backend, that this dtype saves no time there."""
-    warnings.warn(
-        f"dtype {dtype!r} is emulated on backend {backend!r}: operands are rounded to {dtype} and multiplied in "
-        f"float32, which is slower than dtype='float32'. It shows how a network trains where {dtype} is fast.",
-        RuntimeWarning,
-        stacklevel=4,
-    )
-
-
-def _diverged(losses: np.ndarray, first: int) -> bool:
-    """Whether one of the losses of the epochs from `first` on is not finite, with a warning that names the epoch."""
-    finite = np.isfinite(losses)
-    if finite.all():
-        return False
-    epoch = int(finite.argmin())
-    warnings.warn(
-        f"the loss of epoch {first + epoch} is {losses[epoch]}: training diverges. A smaller learning_rate, or inputs "
-        "scaled to a spread of about 1, would do.",
-        RuntimeWarning,
-        stacklevel=3,
-    )
-    return True

@@ -20,8 +20,7 @@ from rulings import (
 )
 
 import fastmlp
-from fastmlp import MLP
-from fastmlp import network as mlp
+from fastmlp import MLP, computing
 from fastmlp.data import load_digits
 from fastmlp.kernels import backend as backends
 from fastmlp.kernels import matmul, reference
@@ -477,7 +476,7 @@ def test_only_where_no_instruction_is_at_work_is_it_emulated(backend):
 
 
 def test_emulation_is_announced_once(backend, backend_name):
-    mlp.announce_emulation.cache_clear()
+    computing.announce_emulation.cache_clear()
     if backend.BFLOAT16 == EMULATED:
         with pytest.warns(RuntimeWarning, match=f"'bfloat16' is emulated on backend {backend_name!r}") as caught:
             MLP((4, 3), dtype="bfloat16", backend=backend_name)

@@ -12,8 +12,7 @@ from networks import data, fill, network
 from rulings import assert_same_bits
 
 import fastmlp
-from fastmlp import MLP
-from fastmlp import network as mlp
+from fastmlp import MLP, computing
 from fastmlp.kernels import backend as backends
 from fastmlp.kernels import matmul, reference
 from fastmlp.kernels.network import Network
@@ -195,7 +194,7 @@ def test_single_products_and_precision_high_are_refused(rng):
 
 
 def test_emulation_is_announced_once():
-    mlp.announce_emulation.cache_clear()
+    computing.announce_emulation.cache_clear()
     with pytest.warns(
         RuntimeWarning, match="'float16' is emulated on backend 'numpy': .* rounded to float16"
     ) as caught:

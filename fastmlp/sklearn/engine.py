@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ..computing import announce_emulation
 from ..kernels import backend as backends
 from ..kernels.contract import ACTIVATIONS as OURS
 from ..kernels.contract import EMULATED
 from ..kernels.network import Network, Optimizer, aligned_zeros, new_array
-from ..network import MLP, announce_emulation
+from ..network import MLP
 from .controls import backend_name, threads
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in OURS}
