@@ -221,11 +221,11 @@ class MLP(Fitting):
         direct, workspace = self._direct_step
         if workspace is self._training and direct(x, y, self.updates, self._optimizer.learning_rate):
             self.updates += 1
-            return float(self._step_loss[0])
+            return self._step_loss.item()
         x, y = self._samples(x, y)
         self._train(x, y, None, 0, len(x), self._step_loss)
         self._direct_step = self._directly(self._direct_step, self._optimizer)
-        return float(self._step_loss[0])
+        return self._step_loss.item()
 
     def fit(
         self,
@@ -333,11 +333,13 @@ class MLP(Fitting):
 
     def gradients(self, x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]]:
         """(J, [dJ/dw, ...], [dJ/db, ...]) of one batch, without the L2 term; fresh arrays. Raises as `train_step`."""
-        home, structure = home_of("x", x), self._structure
-        gradient = home.new((structure.size,), self.dtype)
-        direct, workspace = self._direct_gradients
-        if workspace is self._training and direct(x, y, gradient):
-            return float(self._step_loss[0]), structure.weights(gradient), structure.biases(gradient)
+        structure, (direct, workspace) = self._structure, self._direct_gradients
+        if workspace is self._training and type(x) is np.ndarray:
+            gradient = new_array((structure.size,), structure.dtype)
+            if direct(x, y, gradient):
+                return self._step_loss.item(), structure.weights(gradient), structure.biases(gradient)
+        home = home_of("x", x)
+        gradient = home.new((structure.size,), structure.dtype)
         samples, target = self._samples(x, y)
         workspace = self._training_workspace(len(samples))
         parameters = self._buffers.operands()[0]
