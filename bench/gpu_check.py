@@ -240,11 +240,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scale = options.seconds / sum(stage.budget_s for stage in STAGES)
     run = Run(options.json, options.rehearse, scale, stages, options.item or ())
     status = 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ends = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run.make()
     except KeyboardInterrupt:
         status = 130
+    finally:
+        signal.signal(signal.SIGTERM, ends)
     run.save()
     text, right = summary(run.document)
     print(text)

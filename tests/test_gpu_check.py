@@ -83,6 +83,7 @@ def test_no_device_is_told_at_once(tmp_path):
         pytest.skip("there is a device")
     path = tmp_path / "run.json"
     assert gpu_check.main(["--json", str(path), "--only", "machine", "--only", "times"]) == 1
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "what a fork of this process inherits"
     document = json.loads(path.read_text())
     assert list(document["stages"]) == ["machine"]
     assert document["stages"]["machine"]["items"]["machine"]["status"] == "failed"
