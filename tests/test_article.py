@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp import ArgumentError, ShapeError, network
+from fastmlp import ArgumentError, ShapeError
+from fastmlp.kernels import backend as backends
 
 PROGRAM = """
 import numpy as np
@@ -50,8 +51,8 @@ def trained_in_numpy(first, x, y, learning_rate, epochs, dtype):
 @pytest.mark.parametrize("data_seed", [0, 1, 2])
 def test_its_program_trains_the_same_weights(backend_name, data_seed, monkeypatch, capsys):
     """Each weight errs, against float64, at most twice as much as the worst of NumPy's own float32 run."""
-    resolve = network.backends.resolve
-    monkeypatch.setattr(network.backends, "resolve", lambda name, *_: resolve(backend_name if name == "auto" else name))
+    resolve = backends.resolve
+    monkeypatch.setattr(backends, "resolve", lambda name, *_: resolve(backend_name if name == "auto" else name))
     random = np.random.RandomState(data_seed)
     monkeypatch.setattr(np.random, "rand", random.rand)
     monkeypatch.setattr(np.random, "randint", random.randint)
