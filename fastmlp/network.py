@@ -333,13 +333,11 @@ class MLP(Fitting):
 
     def gradients(self, x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]]:
         """(J, [dJ/dw, ...], [dJ/db, ...]) of one batch, without the L2 term; fresh arrays. Raises as `train_step`."""
-        structure, (direct, workspace) = self._structure, self._direct_gradients
-        if workspace is self._training and type(x) is np.ndarray:
-            gradient = new_array((structure.size,), structure.dtype)
-            if direct(x, y, gradient):
-                return self._step_loss.item(), structure.weights(gradient), structure.biases(gradient)
-        home = home_of("x", x)
+        home, structure = home_of("x", x), self._structure
         gradient = home.new((structure.size,), structure.dtype)
+        direct, workspace = self._direct_gradients
+        if workspace is self._training and direct(x, y, gradient):
+            return self._step_loss.item(), structure.weights(gradient), structure.biases(gradient)
         samples, target = self._samples(x, y)
         workspace = self._training_workspace(len(samples))
         parameters = self._buffers.operands()[0]
