@@ -144,7 +144,7 @@ class _Accelerated(Minibatches):
 
     def _not_covered(self, X: Any) -> str | None:
         """Why our kernels cannot train on this; None if they can."""
-        if not isinstance(X, np.ndarray) and (reason := why_left_sparse(X)) is not None:
+        if (reason := why_left_sparse(X)) is not None:
             return reason
         if self.out_activation_ not in LOSSES:
             return f"loss={self.loss!r} is not covered"
@@ -204,7 +204,7 @@ class _Accelerated(Minibatches):
             engine = self._engine
         elif (
             engine is None
-            or not (isinstance(X, np.ndarray) or why_left_sparse(X) is None)
+            or why_left_sparse(X) is not None
             or (self._dtype_asked is None and np.result_type(X.dtype, engine.network.dtype) != engine.network.dtype)
             or not engine.owns(self.coefs_, self.intercepts_)
         ):

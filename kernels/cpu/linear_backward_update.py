@@ -13,7 +13,7 @@ from .optimizers import L2, settings_of
 from .packing import Shape
 from .phases import claim, finish
 from .simd import float64_at, pointer_at
-from .team import run_by
+from .team import conduct_by
 from .workspace import products_for
 
 
@@ -76,4 +76,4 @@ def linear_backward_update(
         n, k, m, address(x), address(w), address(b), address(saved), address(dy), address(dz),
         0 if dx is None else address(dx), address(state), ACTIVATIONS[activation].code,
     )  # fmt: skip
-    run_by(crew, _linear_backward_update, w.dtype, job, flops)
+    conduct_by(crew, _linear_backward_update.address(w.dtype), job, flops)

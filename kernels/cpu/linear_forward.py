@@ -24,7 +24,7 @@ from .layer import forward_layer
 from .packing import Shape
 from .phases import conducted_alone
 from .simd import address_of, pointer_at
-from .team import PARALLEL_FLOPS, run_by
+from .team import PARALLEL_FLOPS, conduct_by
 from .workspace import products_for
 
 
@@ -84,5 +84,5 @@ def linear_forward(
         *products.addresses, n, k, m, address(x), address(w), address(b), address(y),
         0 if z is None else address(z), ACTIVATIONS[activation].code,
     )  # fmt: skip
-    run_by(crew, _linear_forward, y.dtype, job, flops)
+    conduct_by(crew, _linear_forward.address(y.dtype), job, flops)
     directly.learn(_linear_forward, y.dtype)

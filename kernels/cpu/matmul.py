@@ -31,7 +31,7 @@ from .packing import PANEL, Shape
 from .pairs import pair_matrix, steps_held
 from .phases import conducted_alone
 from .simd import VECTOR_BYTES, address_of, pointer_at, steps_of
-from .team import PARALLEL_FLOPS, run_by
+from .team import PARALLEL_FLOPS, conduct_by
 from .tiles import product
 from .units import splits_product
 from .workspace import ZERO_ROW, pairs_of, products_for, room_for_pairs
@@ -146,7 +146,7 @@ def matmul(
             *products.addresses, n, k, m, address(a), address(b), address(out),
             room_for_pairs("a", n * steps), room_for_pairs("b", m * steps), transpose_a, transpose_b,
         )  # fmt: skip
-        run_by(crew, _matmul_in_pairs.in_parts(parts), out.dtype, job, flops)
+        conduct_by(crew, _matmul_in_pairs.in_parts(parts).address(out.dtype), job, flops)
         return
     products, crew = products_for(out.dtype, [Shape(k, m)], flops)
     a_row, a_step = (1, n) if transpose_a else (k, 1)
@@ -154,7 +154,7 @@ def matmul(
         *products.addresses, n, k, m, address(a), a_row, a_step, address(b), k if transpose_b else m, transpose_b,
         address(out),
     )  # fmt: skip
-    run_by(crew, _matmul, out.dtype, job, flops)
+    conduct_by(crew, _matmul.address(out.dtype), job, flops)
     directly.learn(_matmul, out.dtype)
 
 

@@ -184,20 +184,19 @@ def run(
 
     `job` are the entry's integers. A call does `steps` times `step_flops`; at most `most` threads share it.
     """
-    team, size = members() if is_shared(step_flops, steps) else ALONE
-    run_by((team, min(size, most)), entry, dtype, job, step_flops * steps)
-
-
-def run_by(crew: tuple[int, int], entry: Entry, dtype: np.dtype, job: Sequence[int], flops: int) -> None:
-    """As `run`, by what `members` has just given."""
-    team, size = crew
-    _conducting()(team, entry.address(dtype), size, flops >= LONG_FLOPS, *job)
+    threads = None if is_shared(step_flops, steps) else 1
+    conduct(entry.address(dtype), job, threads, step_flops * steps, most)
 
 
 def conduct(entry: int, job: Sequence[int], threads: int | None, flops: int, most: int = MAX_THREADS) -> int:
     """Run the entry at this address on this job, shared as `members` says by `most` at most; gives how many it were."""
     team, size = ALONE if threads == 1 else members(threads)
-    return _conducting()(team, entry, min(size, most), flops >= LONG_FLOPS, *job)
+    return conduct_by((team, min(size, most)), entry, job, flops)
+
+
+def conduct_by(crew: tuple[int, int], entry: int, job: Sequence[int], flops: int) -> int:
+    """As `conduct`, by what `members` has just given."""
+    return _conducting()(crew[0], entry, crew[1], flops >= LONG_FLOPS, *job)
 
 
 @functools.cache

@@ -93,7 +93,7 @@ _kept = threading.local()
 
 
 def products_for(dtype: np.dtype, shapes: list[Shape], flops: int, parts: int = 0) -> tuple[Products, tuple[int, int]]:
-    """The calling thread's Products for a single operation of so many FLOPs, and who does it, for `team.run_by`.
+    """The calling thread's Products for a single operation of so many FLOPs, and who does it, for `team.conduct_by`.
 
     They are kept, since new memory costs more than a small product.
     """
