@@ -144,13 +144,13 @@ class Computing:
             return last
         make = getattr(self._backend, "stepper", None)
         if make is None:
-            return _no_step, workspace
+            return no_step, workspace
         parameters, state = self._buffers.here
         step = make(self._structure, rule, parameters, None if rule is None else state, self._step_loss, workspace)
-        return step or _no_step, workspace
+        return step or no_step, workspace
 
 
-def _no_step(*arguments: Any) -> int:
+def no_step(*arguments: Any) -> int:
     """The stepper of a backend without one."""
     return False
 
@@ -158,7 +158,7 @@ def _no_step(*arguments: Any) -> int:
 _DirectStep = tuple[Callable[..., int], Any]
 """A backend's stepper, and the workspace that it is for."""
 
-_UNBOUND: _DirectStep = (_no_step, None)
+_UNBOUND: _DirectStep = (no_step, None)
 
 
 def _no_predictor(structure: Network, parameters: np.ndarray, workspace: Any) -> tuple[Callable[..., int], int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .buffers import Buffers
 from .callbacks import ProgressBar
+from .computing import no_step
 from .errors import ArgumentError, require_name
 from .fitting import Fitting, announce_divergence
 from .history import Epoch, History
@@ -333,11 +334,14 @@ class MLP(Fitting):
 
     def gradients(self, x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]]:
         """(J, [dJ/dw, ...], [dJ/db, ...]) of one batch, without the L2 term; fresh arrays. Raises as `train_step`."""
-        home, structure = home_of("x", x), self._structure
-        gradient = home.new((structure.size,), structure.dtype)
+        structure = self._structure
         direct, workspace = self._direct_gradients
-        if workspace is self._training and direct(x, y, gradient):
-            return self._step_loss.item(), structure.weights(gradient), structure.biases(gradient)
+        if direct is not no_step and workspace is self._training:
+            gradient = new_array((structure.size,), structure.dtype)
+            if direct(x, y, gradient):
+                return self._step_loss.item(), *structure.views(gradient)
+        home = home_of("x", x)
+        gradient = home.new((structure.size,), structure.dtype)
         samples, target = self._samples(x, y)
         workspace = self._training_workspace(len(samples))
         parameters = self._buffers.operands()[0]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -120,6 +121,24 @@ class Network:
     def biases(self, buffer: np.ndarray) -> list[np.ndarray]:
         """Live views b[out] of a flat buffer, one a layer."""
         return [buffer[place] for place in self._places_of_biases]
+
+    def views(self, buffer: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """`weights` and `biases` of NumPy's own buffer in half their time, as fields of a record: below 2 GiB."""
+        record, fields = self._record
+        views = fields(np.ndarray((), record, buffer))
+        return list(views[::2]), list(views[1::2])
+
+    @cached_property
+    def _record(self) -> tuple[np.dtype, itemgetter]:
+        """The flat buffer as one element of a structured dtype, and what takes its fields: w and b, layer by layer."""
+        names, formats, offsets = [], [], []
+        for index, layer in enumerate(self.layers):
+            names += f"w{index}", f"b{index}"
+            formats += (self.dtype, (layer.inputs, layer.outputs)), (self.dtype, (layer.outputs,))
+            offsets += layer.w * self.dtype.itemsize, layer.b * self.dtype.itemsize
+        itemsize = self.size * self.dtype.itemsize
+        record = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize})
+        return record, itemgetter(*names)
 
     @cached_property
     def _places_of_weights(self) -> list[tuple[slice, tuple[int, int]]]:

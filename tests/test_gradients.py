@@ -92,12 +92,16 @@ def test_exact_on_small_integers(backend, dtype, canary):
     np.testing.assert_array_equal(net.biases(gradient)[0], [24, -16])
 
 
-NETWORKS = [(5, 3, 2), (3, 9, 17, 1), (20, 65, 33, 5), (64, 64, 10), (1, 128, 4), (129, 3)]
-"""Widths on both sides of a vector, of a tile and of where a backend may begin to train in another way."""
+NETWORKS = [
+    *((5, 3, 2), (3, 9, 17, 1), (20, 65, 33, 5), (64, 64, 10), (1, 128, 4), (129, 3)),
+    *((24, 8, 2), (48, 16, 3), (128, 8, 1), (128, 16)),
+]
+"""Widths on both sides of a vector, of a tile and of where a backend may begin to train in another way; and first
+layers of as many outputs as a vector has lanes."""
 
 
 ROWS = [1, 7, 16, 17, 33, 48, 49, 64, 65, 129, 256, 257, 600]
-LARGE = [((4, 8, 3), 9001), ((5, 3, 16, 2), 8500), ((2, 1), 20000)]
+LARGE = [((4, 8, 3), 9001), ((5, 3, 16, 2), 8500), ((2, 1), 20000), ((8, 8, 3), 8500), ((32, 16, 2), 9001)]
 """Batches so large that one member takes several blocks of rows, one after the other."""
 
 

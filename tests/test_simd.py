@@ -44,8 +44,10 @@ from fastmlp.kernels.cpu.simd import (
     tile_lane_sums,
     tile_multiply_add,
     tile_splat,
+    tile_square,
     tile_store,
     tile_sum,
+    tile_transposed,
     tile_zeros,
     transpose_picked,
     transpose_square,
@@ -530,6 +532,22 @@ def test_a_tile_is_filled_with_one_element_a_row(stride, dtype, count, canary):
     c = canary((3, 2 * count), dtype)
     _splat_tile(elements, stride, c, 2 * count, 2 * count)
     assert_same_bits(c, np.repeat(elements[[0, stride, 2 * stride]][:, None], 2 * count, axis=1))
+
+
+@compiled
+def _square(p, c, row):
+    tile = tile_add(tile_square(pointer(p)), pointer(c), row, None)
+    tile_store(tile_transposed(tile), pointer(c), row, None)
+
+
+@guarded.needs_mprotect
+def test_a_square_tile_holds_a_row_of_memory_and_is_transposed(dtype, count, rng):
+    p, c = guarded.ending(rng.normal(size=count).astype(dtype)), rng.normal(size=(count, count + 3)).astype(dtype)
+    expected = (c[:, :count] + p).T
+    beyond = c[:, count:].copy()
+    _square(p, c, count + 3)
+    assert_same_bits(c[:, :count], np.ascontiguousarray(expected))
+    assert_same_bits(c[:, count:], beyond)
 
 
 @compiled

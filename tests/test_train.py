@@ -201,11 +201,15 @@ def test_few_rows_of_wide_networks_give_the_same_bits_on_any_number_of_threads(b
         assert_same_bits(other, results[0])
 
 
-def test_the_order_of_all_rows_is_no_order(backend, dtype):
-    net = network((6, 9, 5), ("relu", "identity"), "mse", dtype)
+@pytest.mark.parametrize("widths", [(6, 9, 5), (24, 8, 2), (48, 16, 3)])
+@pytest.mark.parametrize("batch_size", [7, 17])
+def test_the_order_of_all_rows_is_no_order(backend, dtype, widths, batch_size):
+    net = network(widths, ("relu", "identity"), "mse", dtype)
     plain, gathered = (Run(net, rule("adam"), np.random.default_rng(7)) for _ in range(2))
-    order = np.tile(np.arange(SAMPLES), 3)
-    assert_same_bits(plain.steps(backend, None, 0, 7, 12), gathered.steps(backend, order, 0, 7, 12))
+    order = np.tile(np.arange(SAMPLES), 6)
+    losses = plain.steps(backend, None, 0, batch_size, 12)
+    compare(plain, losses, None, 0, batch_size)
+    assert_same_bits(losses, gathered.steps(backend, order, 0, batch_size, 12))
     assert_same_bits(plain.parameters, gathered.parameters)
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from ..network import Layer, Network
 from ..timeline import EPILOGUE, EVERY_LAYER, WORK
 from .across_losses import block_loss
-from .across_products import COLUMNS, add_gradient, multiply
+from .across_products import COLUMNS, add_gradient, multiply, multiply_rows, takes_rows
 from .activations import IDENTITY, RELU, activate, copy_block, floor_of, multiply_by_derivative
 from .compile import entry, jit
+from .gathering import gather_rows, transpose_labels, transpose_rows
 from .losses import mean_loss
 from .optimizers import L2, update
 from .penalty import sum_of_squares
@@ -23,7 +24,6 @@ from .phases import RANK, claim, finish
 from .simd import (
     VECTOR_BYTES,
     address_of,
-    element,
     float64_at,
     int64_at,
     lanes,
@@ -32,7 +32,6 @@ from .simd import (
     splat,
     store,
     store_first,
-    transpose_picked,
 )
 from .stamps import (
     IN_FORWARD,
@@ -84,9 +83,6 @@ MOST_CHUNKS = 32
 SHARES = 4
 """Shares of a layer's update where there is more than one chunk: the members get nearly equal work."""
 
-SCALAR_WIDTH = 4
-"""Rows narrower than this are transposed element by element: a square of vectors would be mostly empty."""
-
 
 def runs_across(network: Network) -> bool:
     """Whether the network is narrow enough: by itself alone, so that equal steps give equal bits.
@@ -137,29 +133,6 @@ def most_chunks(rows: int, block: int) -> int:
 
 
 @jit
-def _transpose_rows(n, columns, first, order, source, k, picks, target):
-    """target[k, columns] = rows order[first : first + n] of source[N, k], without an order first ..; then anything."""
-    if k < SCALAR_WIDTH:
-        for j in range(k):
-            for i in range(n):
-                target[j * columns + i] = source[(order[first + i] if address_of(order) != 0 else first + i) * k + j]
-    else:
-        for i in range(0, n, lanes(source)):
-            for lane in range(lanes(source)):
-                row = first + min(i + lane, n - 1)
-                picks[lane] = order[row] if address_of(order) != 0 else row
-            for j in range(0, k, lanes(source)):
-                transpose_picked(source + j, k, picks, k - j, target + (j * columns + i), columns)
-
-
-@jit
-def _transpose_labels(n, first, order, labels, target):
-    """target[n] = the labels of these rows, as floats."""
-    for i in range(n):
-        target[i] = element(target, labels[order[first + i] if address_of(order) != 0 else first + i])
-
-
-@jit
 def _fill_ones(columns, target):
     """target[columns] = 1."""
     for i in range(0, columns, lanes(target)):
@@ -167,10 +140,10 @@ def _fill_ones(columns, target):
 
 
 @jit
-def _block(me, plan, layers, batch, n, columns, x, t, has_labels, w, total, adds, arena):
-    """Take n rows x[inputs + 1, columns] through all layers and back; give their part of J, their gradients to `total`.
+def _block(me, plan, layers, batch, n, columns, x, by_rows, t, has_labels, w, total, adds, arena):
+    """Take n rows through all layers and back; give their part of J, their gradients to `total`.
 
-    The last row of x is ones.
+    They are x[n, inputs] where `by_rows`, else x[inputs + 1, columns], the last of which is ones.
     """
     last = plan[LAYERS] - 1
     below = x
@@ -181,7 +154,10 @@ def _block(me, plan, layers, batch, n, columns, x, t, has_labels, w, total, adds
         floor = floor_of(IDENTITY if keeps else activation, y)
         weights, bias = w + layer[WEIGHTS], w + layer[BIAS]
         mark(me, IN_FORWARD, index)
-        multiply(m, columns, k, weights, 1, m, below, columns, bias, 1, y, columns, floor, False)
+        if index == 0 and by_rows:
+            multiply_rows(n, k, x, weights, bias, y, columns, floor)
+        else:
+            multiply(m, columns, k, weights, 1, m, below, columns, bias, 1, y, columns, floor, False)
         stamp(me, WORK)
         if keeps:
             copy_block(1, m * columns, y, 0, saved, 0)
@@ -204,7 +180,7 @@ def _block(me, plan, layers, batch, n, columns, x, t, has_labels, w, total, adds
         before = layers + (index - 1) * LAYER_FIELDS
         below = arena + before[OUTPUT] if index > 0 else x
         mark(me, IN_WEIGHT_GRADIENT, index)
-        add_gradient(layer, n, columns, below, g, turned, zeros, total + layer[GRADIENT], adds)
+        add_gradient(layer, n, columns, below, index == 0 and by_rows, g, turned, zeros, total + layer[GRADIENT], adds)
         stamp(me, WORK)
         if index > 0:
             dx = arena + plan[GRADIENT0 + (index - 1) % 2]
@@ -229,16 +205,24 @@ def _chunk(me, plan, layers, batch, start, n, first, order, x, target, labels, f
         columns = padded_rows(count, lanes(w))
         batch_x, batch_t = pointer_at(plan[BATCH_X], w) + begin * (k + 1), pointer_at(plan[BATCH_TARGET], w) + begin * m
         mark(me, IN_GATHER, 0)
-        if fresh:
-            _transpose_rows(count, columns, first + begin, order, x, k, picks, batch_x)
+        by_rows = takes_rows(layers, count, w)
+        if by_rows and address_of(order) == 0:
+            batch_x = x + (first + begin) * k
+        elif by_rows:
+            gather_rows(count, start + n - begin, order + (first + begin), x, k, batch_x)
+        elif fresh:
+            transpose_rows(count, columns, first + begin, order, x, k, picks, batch_x)
             _fill_ones(columns, batch_x + k * columns)
+        if fresh:
             if has_labels:
-                _transpose_labels(count, first + begin, order, labels, batch_t)
+                transpose_labels(count, first + begin, order, labels, batch_t)
             else:
-                _transpose_rows(count, columns, first + begin, order, target, m, picks, batch_t)
+                transpose_rows(count, columns, first + begin, order, target, m, picks, batch_t)
             stamp(me, WORK)
         adds = begin > start
-        value += _block(me, plan, layers, batch, count, columns, batch_x, batch_t, has_labels, w, total, adds, arena)
+        value += _block(
+            me, plan, layers, batch, count, columns, batch_x, by_rows, batch_t, has_labels, w, total, adds, arena
+        )
     return value
 
 

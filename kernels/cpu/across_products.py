@@ -8,17 +8,16 @@ from .compile import jit
 from .simd import (
     VECTOR_BYTES,
     lanes,
-    load,
     specialised,
-    splat,
-    store,
     tile_add,
     tile_at_least,
     tile_dot_add,
     tile_lane_sums,
     tile_multiply_add,
     tile_splat,
+    tile_square,
     tile_store,
+    tile_transposed,
     tile_zeros,
     transpose_square,
 )
@@ -28,7 +27,7 @@ COLUMNS = 4 if VECTOR_BYTES == 64 else 2
 """Vectors of a tile: with ROWS they leave room for the operands in 32 registers, or in 16."""
 
 ROWS, THIN_ROWS = 4 if VECTOR_BYTES == 64 else 6, 8
-"""Features of a tile of COLUMNS vectors, and of one vector alone, which needs more of them to fill the pipelines."""
+"""Features of a tile of COLUMNS vectors, and of one or two, which need more of them to fill the pipelines."""
 
 
 def _product_kernel(rows, columns):
@@ -47,40 +46,72 @@ def _product_kernel(rows, columns):
     return multiply_tile
 
 
-_wide, _wide_short = _product_kernel(ROWS, COLUMNS), _product_kernel(2, COLUMNS)
-_thin, _thin_short = _product_kernel(THIN_ROWS, 1), _product_kernel(2, 1)
+def _strip_kernel(most, columns):
+    tall, short = _product_kernel(most, columns), _product_kernel(2, columns)
 
-
-@jit
-def multiply(rows, columns, depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, adds):
-    """c[rows, columns] = max(a b + start, floor), one start value a row; `adds` adds c. The columns are whole vectors.
-
-    A short tile with one row left takes it twice and writes it twice.
-    """
-    specialised()
-    j = 0
-    while j < columns:
-        is_wide = columns - j >= COLUMNS * lanes(c)
-        most = ROWS if is_wide else THIN_ROWS
+    @jit
+    def multiply_strip(rows, depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, adds):
+        """A strip of c as wide as a tile. A short tile with one row left takes it twice and writes it twice."""
         i = 0
         while i < rows:
             count = most if rows - i >= most else min(2, rows - i)
             once = 0 if count == 1 else 1
             a_i, a_next, start_i, start_next = a + i * a_row, once * a_row, start + i * start_row, once * start_row
-            c_ij, c_next = c + (i * c_row + j), once * c_row
-            if is_wide:
-                if count == ROWS:
-                    _wide(depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds)
-                else:
-                    _wide_short(
-                        depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds
-                    )
-            elif count == THIN_ROWS:
-                _thin(depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds)
+            c_i, c_next = c + i * c_row, once * c_row
+            if count == most:
+                tall(depth, a_i, a_next, a_step, b, b_step, start_i, start_next, c_i, c_next, floor, adds)
             else:
-                _thin_short(depth, a_i, a_next, a_step, b + j, b_step, start_i, start_next, c_ij, c_next, floor, adds)
+                short(depth, a_i, a_next, a_step, b, b_step, start_i, start_next, c_i, c_next, floor, adds)
             i += count
-        j += (COLUMNS if is_wide else 1) * lanes(c)
+
+    return multiply_strip
+
+
+_wide, _pair, _thin = _strip_kernel(ROWS, COLUMNS), _strip_kernel(THIN_ROWS, 2), _strip_kernel(THIN_ROWS, 1)
+
+
+@jit
+def multiply(rows, columns, depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, adds):
+    """c[rows, columns] = max(a b + start, floor), one start a row; `adds` adds c. The columns are whole vectors."""
+    specialised()
+    j = 0
+    while j < columns:
+        vectors = (columns - j) // lanes(c)
+        if vectors >= COLUMNS:
+            _wide(rows, depth, a, a_row, a_step, b + j, b_step, start, start_row, c + j, c_row, floor, adds)
+            j += COLUMNS * lanes(c)
+        elif vectors >= 2:
+            _pair(rows, depth, a, a_row, a_step, b + j, b_step, start, start_row, c + j, c_row, floor, adds)
+            j += 2 * lanes(c)
+        else:
+            _thin(rows, depth, a, a_row, a_step, b + j, b_step, start, start_row, c + j, c_row, floor, adds)
+            j += lanes(c)
+
+
+@jit
+def takes_rows(layer, n, like):
+    """Whether `multiply_rows` and `add_gradient` should have these n rows, a layer's inputs, as they are.
+
+    With more outputs transposing them costs less than products of squares do; one of 4 lanes is too short a chain.
+    """
+    count = lanes(like)
+    return count >= THIN_ROWS and layer[OUTPUTS] == count and layer[INPUTS] % count == 0 and n >= count
+
+
+@jit
+def multiply_rows(n, k, x, w, bias, y, columns, floor):
+    """y[m, columns] = max((x[n, k] w[k, m] + bias)^T, floor), m being a vector's lanes and n not less.
+
+    Squares are transposed in registers, so that x need not be. The last one overlaps the one before.
+    """
+    for i in range(0, n, lanes(x)):
+        first = min(i, n - lanes(x))
+        square, a, b = tile_square(bias), x + first * k, w
+        for _ in range(k):
+            square = tile_multiply_add(square, a, k, b, None)
+            a += 1
+            b += lanes(x)
+        tile_store(tile_transposed(tile_at_least(square, floor)), y + first, columns, None)
 
 
 def _dot_kernel(rows, columns):
@@ -124,36 +155,56 @@ def _dots(n, rows, m, columns, x, g, c, row, adds):
         j += j_count
 
 
-@jit
-def _add_rows(n, row, p, target, adds):
-    """target[row] = the sum of the n rows of whole vectors at p, in four chains; `adds` adds the old."""
-    most = n // 4 * 4
-    for j in range(0, row, lanes(p)):
-        a, b, c, d = splat(p, 0.0), splat(p, 0.0), splat(p, 0.0), splat(p, 0.0)
-        for i in range(0, most, 4):
-            place = p + (i * row + j)
-            a, b = a + load(place), b + load(place + row)
-            c, d = c + load(place + 2 * row), d + load(place + 3 * row)
-        for i in range(most, n):
-            a += load(p + (i * row + j))
-        sum_ = (a + b) + (c + d)
-        store(target + j, sum_ + load(target + j) if adds else sum_)
+def _sum_kernel(rows):
+    @jit
+    def sum_rows(n, g, g_row, target, target_row, adds):
+        tile = tile_zeros(rows, 1, g)
+        for i in range(0, n, lanes(g)):
+            tile = tile_add(tile, g + i, g_row, n - i)
+        tile_lane_sums(tile, target, target_row, 1, adds)
+
+    return sum_rows
+
+
+_sum_tall, _sum_short = _sum_kernel(THIN_ROWS), _sum_kernel(2)
 
 
 @jit
-def add_gradient(layer, n, columns, x, g, turned, zeros, total, adds):
+def _sum_features(n, m, columns, g, target, adds):
+    """target[m] = the sums of n elements of each row of g[m, columns]; `adds` adds the old."""
+    i = 0
+    while i < m:
+        count = THIN_ROWS if m - i >= THIN_ROWS else min(2, m - i)
+        once = 0 if count == 1 else 1
+        if count == THIN_ROWS:
+            _sum_tall(n, g + i * columns, columns, target + i, 1, adds)
+        else:
+            _sum_short(n, g + i * columns, once * columns, target + i, once, adds)
+        i += count
+
+
+@jit
+def add_gradient(layer, n, columns, x, by_rows, g, turned, zeros, total, adds):
     """The gradient of a layer's weights, and in the row after them of its biases, from n rows; `adds` adds the old.
 
-    x[k + 1, columns] are its inputs with a row of ones below them. Few outputs, or few inputs and many rows: sums over
-    the lanes. Else the gradients g[m, columns] are transposed, which k inputs share, and the lanes are the outputs.
+    g[m, columns] are dJ/dz, and x[k + 1, columns] the layer's inputs with a row of ones below them. Few outputs, or few
+    inputs and many rows: sums over the lanes. Else g is transposed, which k inputs share, and the lanes are the
+    outputs. Where `by_rows`, as `takes_rows` says, x[n, k]: the lanes are the inputs, and what they sum is transposed.
     """
     k, m, row = layer[INPUTS], layer[OUTPUTS], layer[GRADIENT_ROW]
-    if 2 * m <= lanes(x) or k * lanes(x) < n:
+    floor = floor_of(IDENTITY, x)
+    if by_rows:
+        multiply(m, k, n, g, columns, 1, x, k, zeros, 0, turned, k, floor, False)
+        for i in range(0, k, lanes(x)):
+            square = tile_transposed(tile_add(tile_square(zeros), turned + i, k, None))
+            place = total + i * row
+            tile_store(tile_add(square, place, row, None) if adds else square, place, row, None)
+        _sum_features(n, m, columns, g, total + k * row, adds)
+    elif 2 * m <= lanes(x) or k * lanes(x) < n:
         _dots(n, k + 1, m, columns, x, g, total, row, adds)
     else:
         for i in range(0, n, lanes(x)):
             for j in range(0, m, lanes(x)):
                 transpose_square(g + (j * columns + i), columns, turned + (i * row + j), row)
-        floor = floor_of(IDENTITY, x)
         multiply(k, row, n, x, columns, 1, turned, row, zeros, 0, total, row, floor, adds)
-        _add_rows(n, row, turned, total + k * row, adds)
+        _sum_features(n, m, columns, g, total + k * row, adds)

@@ -9,6 +9,7 @@ from .across import train_across
 from .activations import copy_block, multiply_by_derivative
 from .compile import Entry, entry, jit
 from .direct import address
+from .gathering import gather_rows
 from .layer import (
     forward_layer,
     forward_layer_to_update,
@@ -27,13 +28,7 @@ from .simd import (
     address_of,
     float64_at,
     int64_at,
-    lanes,
-    load,
-    load_first,
     pointer_at,
-    prefetch,
-    store,
-    store_first,
 )
 from .stamps import (
     HAS_CLOCK,
@@ -82,21 +77,8 @@ from .tables import (
 from .team import run
 from .workspace import Workspace
 
-GATHER_ROWS, GATHER_AHEAD = 16, 2
-"""Rows of a batch that one chunk gathers, and by how many a row is asked for before it is copied: they lie anywhere."""
-
-
-@jit
-def _copy_row(k, source, later, target):
-    """target[k] = source[k]; asks for later[k] on the way."""
-    count = lanes(source)
-    whole = k // count * count
-    for j in range(0, whole, count):
-        prefetch(later + j)
-        store(target + j, load(source + j))
-    if whole < k:
-        prefetch(later + whole)
-        store_first(target + whole, load_first(source + whole, k - whole), k - whole)
+GATHER_ROWS = 16
+"""Rows of a batch that one chunk gathers."""
 
 
 @jit
@@ -109,9 +91,9 @@ def _gather(
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
         first, end = chunk * GATHER_ROWS, min(n, (chunk + 1) * GATHER_ROWS)
+        gather_rows(end - first, n - first, order + first, x, k, batch_x + first * k)
         for i in range(first, end):
             row = order[i]
-            _copy_row(k, x + row * k, x + order[min(i + GATHER_AHEAD, n - 1)] * k, batch_x + i * k)
             if address_of(labels) != 0:
                 batch_labels[i] = labels[row]
             else:

@@ -278,7 +278,8 @@ class Workspace:
         ]
         layers, plan = _tables(network, outputs, saved)
         layers[:, GRADIENT_ROW] = [gradient_row(layer, dtype) for layer in network.layers]
-        plan[SCRATCH], plan[ZEROS] = take(max(layers[:, GRADIENT_ROW]) * block), take(1)
+        turned = max(max(layers[:, GRADIENT_ROW]) * block, widths[0] * lanes)
+        plan[SCRATCH], plan[ZEROS] = take(turned), take(1)
         plan[GRADIENT0] = take(padded(max(widths[1::2]), lanes) * block)
         plan[GRADIENT1] = take(padded(max(widths[2::2], default=0), lanes) * block)
         plan[BLOCK], plan[ARENA_SIZE] = most, place

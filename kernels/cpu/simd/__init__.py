@@ -58,8 +58,10 @@ from .register_tiles import (
     tile_lane_sums,
     tile_multiply_add,
     tile_splat,
+    tile_square,
     tile_store,
     tile_sum,
+    tile_transposed,
     tile_zeros,
 )
 from .registers import (
@@ -155,8 +157,10 @@ __all__ = [
     "tile_lane_sums",
     "tile_multiply_add",
     "tile_splat",
+    "tile_square",
     "tile_store",
     "tile_sum",
+    "tile_transposed",
     "tile_zeros",
     "transpose_picked",
     "transpose_square",

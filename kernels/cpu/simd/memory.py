@@ -135,7 +135,7 @@ def prefetch_to_write(typingctx, p):
     return types.void(p), codegen
 
 
-def _transposed(builder, rows):
+def emit_transposed(builder, rows):
     """The columns of a square of vectors.
 
     Blocks of half the size change places, then blocks of a quarter within each, down to single elements.
@@ -162,7 +162,7 @@ def transpose_square(typingctx, source, source_row, target, target_row):
     def codegen(context, builder, sig, args):
         vector = llvm_vector(source.dtype)
         addresses = [builder.gep(args[0], [builder.mul(args[1], I64(row))]) for row in range(vector.count)]
-        columns = _transposed(builder, [emit_load(builder, address, vector) for address in addresses])
+        columns = emit_transposed(builder, [emit_load(builder, address, vector) for address in addresses])
         for index, column in enumerate(columns):
             emit_store(builder, column, builder.gep(args[2], [builder.mul(args[3], I64(index))]))
         return context.get_dummy_value()
@@ -183,7 +183,7 @@ def transpose_picked(typingctx, source, source_row, picks, width, target, target
             pick = builder.load(builder.gep(picks_at, [I64(index)]))
             address = builder.gep(source_at, [builder.mul(source_step, pick)])
             rows.append(emit_masked_load(builder, address, mask, vector))
-        for index, column in enumerate(_transposed(builder, rows)):
+        for index, column in enumerate(emit_transposed(builder, rows)):
             with builder.if_then(builder.icmp_signed("<", I64(index), width)):
                 emit_store(builder, column, builder.gep(target_at, [builder.mul(target_step, I64(index))]))
         return context.get_dummy_value()

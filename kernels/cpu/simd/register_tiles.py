@@ -5,7 +5,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .bfloat16 import emit_multiply_add
-from .memory import emit_lane_mask, emit_load, emit_masked_load, emit_masked_store, emit_store
+from .memory import emit_lane_mask, emit_load, emit_masked_load, emit_masked_store, emit_store, emit_transposed
 from .registers import I32, I64, Tile, lanes_of, llvm_vector
 from .vectors import emit_call, emit_splat
 
@@ -66,6 +66,36 @@ def tile_splat(typingctx, rows, columns, p, row_stride):
         return value
 
     return tile(rows, columns, p, types.intp), codegen
+
+
+@intrinsic
+def tile_square(typingctx, p):
+    """A tile of one vector a row and as many rows as that has lanes, the vector at p in each."""
+    count = lanes_of(p.dtype)
+    tile = Tile(p.dtype, count, 1)
+
+    def codegen(context, builder, sig, args):
+        vector = llvm_vector(tile.dtype)
+        row, value = emit_load(builder, args[0], vector), ir.Constant(ir.ArrayType(vector, count), ir.Undefined)
+        for index in range(count):
+            value = builder.insert_value(value, row, index)
+        return value
+
+    return tile(p), codegen
+
+
+@intrinsic
+def tile_transposed(typingctx, tile):
+    """A `tile_square` whose rows are the columns of this one."""
+
+    def codegen(context, builder, sig, args):
+        value = args[0]
+        columns = emit_transposed(builder, [builder.extract_value(value, row) for row in range(tile.rows)])
+        for index, column in enumerate(columns):
+            value = builder.insert_value(value, column, index)
+        return value
+
+    return tile(tile), codegen
 
 
 @intrinsic
