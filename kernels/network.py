@@ -123,7 +123,9 @@ class Network:
         return [buffer[place] for place in self._places_of_biases]
 
     def views(self, buffer: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """`weights` and `biases` of NumPy's own buffer in half their time, as fields of a record: below 2 GiB."""
+        """`weights` and `biases` of NumPy's own buffer, in half their time as fields of a record: one below 2 GiB."""
+        if buffer.nbytes >= 1 << 31:
+            return self.weights(buffer), self.biases(buffer)
         record, fields = self._record
         views = fields(np.ndarray((), record, buffer))
         return list(views[::2]), list(views[1::2])

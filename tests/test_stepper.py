@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from layouts import Subclass, misaligned, read_only
 
-from fastmlp import MLP, set_num_threads
+from fastmlp import MLP, num_threads, set_num_threads
 from fastmlp.errors import ArgumentError, DTypeError, ShapeError
 from fastmlp.kernels import cpu
 from fastmlp.kernels.contract import LOSSES, OPTIMIZERS
@@ -201,15 +202,51 @@ def test_a_batch_that_is_a_view_of_the_parameters_is_copied_first():
     assert bits(nets[0]) == bits(nets[1])
 
 
-def test_work_for_the_team_is_left_to_it(monkeypatch):
-    net = MLP((200, 300, 200), backend="cpu")
-    answers = calls_of(net, monkeypatch)
-    x, y = batch(net, 64)
-    few = (team.PARALLEL_FLOPS - 1) // (6 * (200 * 300 + 300 * 200))
-    net.train_step(x, y)
-    net.train_step(x, y)
-    net.train_step(x[:few], y[:few])
-    assert answers == [0, 1]
+TEAMWORK = (200, 300, 200), 64
+"""Widths and rows of a step that is for several threads."""
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_work_for_the_team_is_shared(threads, monkeypatch):
+    widths, rows = TEAMWORK
+    net, usual = twins(widths)
+    answers, crews = calls_of(net, monkeypatch), []
+    monkeypatch.setattr(
+        sys.modules[cpu.stepper.__module__], "members", lambda: crews.append(team.members()) or crews[-1]
+    )
+    x, y = batch(net, rows)
+    for _ in range(3):
+        with num_threads(threads):
+            assert net.train_step(x, y) == usual.train_step(x, y)
+            assert net.gradients(x, y)[0] == usual.gradients(x, y)[0]
+    assert bits(net) == bits(usual)
+    assert answers == [1] * 4
+    assert [size for _, size in crews] == [threads] * 4
+
+
+def test_a_few_rows_after_many_are_no_work_for_the_team():
+    widths, rows = TEAMWORK
+    net, usual = twins(widths)
+    x, y = batch(net, rows)
+    for count in (rows, 2, rows, 2):
+        assert net.train_step(x[:count], y[:count]) == usual.train_step(x[:count], y[:count])
+    assert bits(net) == bits(usual)
+
+
+def test_steps_of_several_threads_share_the_team_or_do_without():
+    widths, rows = TEAMWORK
+    pairs = [twins(widths) for _ in range(4)]
+    x, y = batch(pairs[0][0], rows)
+
+    def train(net):
+        for _ in range(40):
+            net.train_step(x, y)
+
+    with num_threads(2), ThreadPoolExecutor(4) as pool:
+        list(pool.map(train, [net for net, _ in pairs]))
+    train(pairs[0][1])
+    for net, _ in pairs:
+        assert bits(net) == bits(pairs[0][1])
 
 
 @pytest.mark.parametrize("call", ["train_step", "gradients"])
@@ -259,8 +296,8 @@ def test_halved_operands_have_no_stepper():
         first, second = net.train_step(x, y), net.train_step(x, y)
         assert second < first
         workspace = cpu.Workspace(net.structure, 6, True)
-        stepper = cpu.stepper(net.structure, None, net.parameters, None, np.zeros(1), workspace)
-        assert (stepper is None) == bool(workspace.parts)
+        step = cpu.stepper(net.structure, None, net.parameters, None, np.zeros(1), workspace)
+        assert (step is None) == bool(workspace.parts)
 
 
 def test_without_the_layout_of_arrays_the_usual_way_does_it():

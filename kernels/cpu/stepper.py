@@ -1,4 +1,4 @@
-"""One training step of a small network, or its gradients, as a direct function: all but the batch is bound before."""
+"""One training step, or its gradients, as a direct function: all but the batch is bound before."""
 
 from collections.abc import Callable
 
@@ -18,20 +18,22 @@ from .direct import (
     integer_of,
     is_array,
     length_of,
+    lock_python,
     reads_arrays,
     stack_integers,
+    unlock_python,
 )
 from .optimizers import LEARNING_RATE, settings_of
-from .phases import conducted_alone
+from .phases import conducted, conducted_alone
 from .simd import address_of, float32_at, float64_at, int64_at
-from .team import PARALLEL_FLOPS
+from .team import ALONE, LONG_FLOPS, PARALLEL_FLOPS, is_shared, members
 from .train import way_of
 from .workspace import Workspace
 
 (
-    DTYPE, ITEM, INTEGER, IN, OUT, TARGET, MOST_ROWS, ROW_FLOPS, ENTRY, PARAMETERS, SIZE, STATE, SETTINGS, VALUE,
-    STEP_LAYERS, STEP_PLAN,
-) = range(OWN, OWN + 16)  # fmt: skip
+    DTYPE, ITEM, INTEGER, IN, OUT, TARGET, MOST_ROWS, MOST_MEMBERS, ROW_FLOPS, ENTRY, PARAMETERS, SIZE, STATE,
+    SETTINGS, VALUE, STEP_LAYERS, STEP_PLAN,
+) = range(OWN, OWN + 17)  # fmt: skip
 """What a step is bound to; TARGET is the place of the loss's kind of targets in TARGETS, ITEM the bytes of a float."""
 
 TARGETS = "values", "probabilities", "classes"
@@ -75,8 +77,8 @@ def _is_apart(known, value, size):
 
 
 @jit
-def _run(known, x, target, state, updates):
-    """Make the step if x and its targets need no judging; whether it was made."""
+def _run(known, x, target, state, updates, team, size):
+    """Make the step if x and its targets need no judging; whether it was made. A large one is the team's."""
     if not is_array(known, x, known[DTYPE], 2, PLAIN) or length_of(x, 1) != known[IN]:
         return False
     rows = length_of(x, 0)
@@ -94,24 +96,32 @@ def _run(known, x, target, state, updates):
     job[6], job[7], job[8] = known[STEP_LAYERS], known[STEP_PLAN], data_of(x)
     job[9], job[10] = 0 if has_labels else data_of(target), data_of(target) if has_labels else 0
     job[11], job[12], job[13], job[14], job[15], job[16] = 0, rows, 0, rows, updates, 0
-    conducted_alone(known[ENTRY], address_of(job), rows * known[ROW_FLOPS])
+    flops = rows * known[ROW_FLOPS]
+    if flops < PARALLEL_FLOPS:
+        conducted_alone(known[ENTRY], address_of(job), flops)
+    else:
+        lock = unlock_python()
+        conducted(team, known[ENTRY], address_of(job), min(size, known[MOST_MEMBERS]), flops >= LONG_FLOPS)
+        lock_python(lock)
     return True
 
 
 @direct
 def _step_directly(known, arguments, count):
-    """(x, target, updates, learning_rate): what `stepper` gives."""
+    """(x, target, updates, learning_rate, team, size): what `stepper` gives, without a team for small steps alone."""
     float64_at(known[SETTINGS])[LEARNING_RATE] = float_of(arguments[3])
-    return _run(known, arguments[0], arguments[1], known[STATE], integer_of(arguments[2]))
+    team, size = (integer_of(arguments[4]), integer_of(arguments[5])) if count > 4 else ALONE
+    return _run(known, arguments[0], arguments[1], known[STATE], integer_of(arguments[2]), team, size)
 
 
 @direct
 def _gradients_directly(known, arguments, count):
-    """(x, target, gradient): what `stepper` gives without an optimiser."""
+    """(x, target, gradient, team, size): what `stepper` gives without an optimiser."""
     gradient = arguments[2]
     if not is_array(known, gradient, known[DTYPE], 1, WRITABLE) or length_of(gradient, 0) != known[SIZE]:
         return False
-    return _run(known, arguments[0], arguments[1], data_of(gradient), 0)
+    team, size = (integer_of(arguments[3]), integer_of(arguments[4])) if count > 3 else ALONE
+    return _run(known, arguments[0], arguments[1], data_of(gradient), 0, team, size)
 
 
 def stepper(
@@ -124,17 +134,19 @@ def stepper(
 ) -> Callable[..., int] | None:
     """A function (x, target, updates, learning_rate), without an optimiser (x, target, gradient): kernels/README.md."""
     row_flops = step_flops(network.widths, 1)
-    most_rows = min(workspace.rows, (PARALLEL_FLOPS - 1) // row_flops)
     target = TARGETS.index(LOSSES[network.loss].target)
-    if not reads_arrays() or workspace.parts or most_rows == 0 or (target == 2 and network.widths[-1] == 1):
+    if not reads_arrays() or workspace.parts or (target == 2 and network.widths[-1] == 1):
         return None
     code = GRADIENT_CODE if optimizer is None else OPTIMIZERS[optimizer.name].code
     settings = settings_of(optimizer or Optimizer(), code)
     entry, tables = way_of(workspace)
     function, _ = (_gradients_directly if optimizer is None else _step_directly).bound(
         id(network.dtype), network.dtype.itemsize, id(_INTEGER), network.widths[0], network.widths[-1], target,
-        most_rows, row_flops, entry.address(network.dtype), address(parameters), parameters.size,
-        0 if state is None else address(state), address(settings), address(value), *tables,
+        workspace.rows, workspace.most_members, row_flops, entry.address(network.dtype),
+        address(parameters), parameters.size, 0 if state is None else address(state), address(settings),
+        address(value), *tables,
         keeps=(parameters, state, settings, value, workspace),
     )  # fmt: skip
-    return function
+    if workspace.most_members == 1 or not is_shared(row_flops * workspace.rows):
+        return function
+    return lambda *batch: function(*batch, *members())
