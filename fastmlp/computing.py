@@ -67,14 +67,18 @@ class Computing:
             y = arrays.as_target(prefix + "y", y, len(x), self._structure, self._buffers.gpu)
         return self._buffers.apart(x), self._buffers.apart(y)
 
-    def _direct_prediction(self) -> tuple[Callable[[np.ndarray, np.ndarray], int], int, int, np.dtype]:
-        """The backend's `predictor` for this thread, up to how many rows it is for; the outputs' width and dtype."""
+    def _direct_prediction(self) -> tuple["_Predictor", int, "_Predictor", int, np.dtype]:
+        """The backend's `predictor` for this thread; the outputs' width and dtype."""
         try:
             return self._inference.direct
         except AttributeError:
-            make = getattr(self._backend, "predictor", _no_predictor)
-            offer = make(self._structure, self._buffers.here[0], self._inference_workspace())
-            self._inference.direct = *offer, self._structure.widths[-1], self._structure.dtype
+            make = getattr(self._backend, "predictor", None)
+            offer = make and make(self._structure, self._buffers.here[0], self._inference_workspace())
+            self._inference.direct = (
+                *(offer or (no_step, 0, no_step)),
+                self._structure.widths[-1],
+                self._structure.dtype,
+            )
             return self._inference.direct
 
     def _predict_on_gpu(self, x: Any) -> Any:
@@ -151,7 +155,7 @@ class Computing:
 
 
 def no_step(*arguments: Any) -> int:
-    """The stepper of a backend without one."""
+    """The stepper, or predictor, of a backend without one."""
     return False
 
 
@@ -161,8 +165,7 @@ _DirectStep = tuple[Callable[..., int], Any]
 _UNBOUND: _DirectStep = (no_step, None)
 
 
-def _no_predictor(structure: Network, parameters: np.ndarray, workspace: Any) -> tuple[Callable[..., int], int]:
-    return lambda x, out: False, -1
+_Predictor = Callable[[np.ndarray, np.ndarray], int]
 
 
 @functools.cache

@@ -299,10 +299,10 @@ class MLP(Fitting):
 
         Raises ShapeError or DTypeError for an array that does not fit.
         """
-        direct, most_rows, width, dtype = self._direct_prediction()
-        if type(x) is np.ndarray and x.ndim == 2 and len(x) <= most_rows:
+        direct, most_rows, shared, width, dtype = self._direct_prediction()
+        if type(x) is np.ndarray and x.ndim == 2:
             out = new_array((len(x), width), dtype)
-            if direct(x, out):
+            if direct(x, out) if len(x) <= most_rows else shared(x, out):
                 return out
         if self._buffers.gpu is not None:
             return self._predict_on_gpu(x)

@@ -261,21 +261,19 @@ def predictor(dtype=np.float32, widths=(5, 8, 3), rows=64):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rows", [1, 2, 13, 64])
 def test_a_direct_prediction_has_the_bits_of_the_usual_way(dtype, rows):
-    net, parameters, workspace, (function, most_rows) = predictor(dtype)
-    assert most_rows == 64
+    net, parameters, workspace, (function, most_rows, shared) = predictor(dtype)
+    assert most_rows == (team.PARALLEL_FLOPS - 1) // workspace.row_flops
     x = np.random.default_rng(rows).normal(size=(rows, 5)).astype(dtype)
     expected, out = np.empty((rows, 3), dtype), np.empty((rows, 3), dtype)
-    cpu.forward(net, parameters, x, expected, workspace)
-    assert function(x, out)
-    assert out.tobytes() == expected.tobytes()
-    parameters *= 2
-    cpu.forward(net, parameters, x, expected, workspace)
-    assert function(x, out)
-    assert out.tobytes() == expected.tobytes()
+    for way in (function, shared):
+        parameters *= 2
+        cpu.forward(net, parameters, x, expected, workspace)
+        assert way(x, out)
+        assert out.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("rows", [1, 7, 64])
+@pytest.mark.parametrize("rows", [1, 7, 64, 150])
 def test_a_shared_direct_prediction_has_the_bits_of_the_usual_way(threads, rows):
     net, parameters, workspace, _ = predictor(widths=(500, 400, 300))
     assert workspace.is_large
@@ -284,13 +282,13 @@ def test_a_shared_direct_prediction_has_the_bits_of_the_usual_way(threads, rows)
     cpu.forward(net, parameters, x, expected, workspace)
     set_num_threads(threads)
     workspace = cpu.Workspace(net, 64, False)
-    function, most_rows = cpu.predictor(net, parameters, workspace)
-    assert most_rows == 64
+    _, most_rows, shared = cpu.predictor(net, parameters, workspace)
+    assert most_rows == 0
     for _ in range(20):
         out[:] = 0
-        assert function(x, out)
+        assert shared(x, out)
         assert out.tobytes() == expected.tobytes()
-    assert not function(x[:, :400], out)
+    assert not shared(x[:, :400], out)
 
 
 def test_a_prediction_is_shared_by_no_more_than_the_workspace_has_room_for(monkeypatch):
@@ -298,28 +296,27 @@ def test_a_prediction_is_shared_by_no_more_than_the_workspace_has_room_for(monke
     stand_in = SimpleNamespace(bound=lambda *own, keeps: (lambda x, out, team, size: asked.append(size) or 1, None))
     monkeypatch.setattr(sys.modules["fastmlp.kernels.cpu.forward"], "_forward_directly", stand_in)
     set_num_threads(2)
-    _, _, _, (function, _) = predictor(widths=(500, 400, 300))
+    _, _, _, (_, _, shared) = predictor(widths=(500, 400, 300))
     for threads in (1, 2, 3):
         set_num_threads(threads)
-        function(None, None)
+        shared(None, None)
     assert asked == [1, 2, 2]
 
 
 def test_what_cannot_be_predicted_directly_is_refused():
-    _, _, _, (function, _) = predictor()
+    _, _, _, (function, _, _) = predictor()
     x, out = np.ones((4, 5), np.float32), np.full((4, 3), 7, np.float32)
-    wide, many = np.ones((4, 6), np.float32), np.ones((65, 5), np.float32)
+    wide = np.ones((4, 6), np.float32)
     for wrong in (x.tolist(), x.astype(np.float64), x[:, ::-1], x[:3], wide, x[0], x.view(Subclass), misaligned(x)):
         assert not function(wrong, out)
     assert not function(x[:0], out[:0])
-    assert not function(many, np.empty((65, 3), np.float32))
     assert not function(x, read_only(out.copy()))
     assert not function(x, np.empty((4, 2), np.float32))
     assert (out == 7).all()
 
 
 def test_a_predictor_keeps_what_it_needs():
-    net, parameters, workspace, (function, _) = predictor()
+    net, parameters, workspace, (function, _, shared) = predictor()
     x, expected, out = np.ones((4, 5), np.float32), np.empty((4, 3), np.float32), np.empty((4, 3), np.float32)
     cpu.forward(net, parameters, x, expected, workspace)
     kept = weakref.ref(workspace), weakref.ref(parameters)
@@ -328,12 +325,12 @@ def test_a_predictor_keeps_what_it_needs():
     assert all(each() is not None for each in kept)
     assert function(x, out)
     assert out.tobytes() == expected.tobytes()
-    del function
+    del function, shared
     gc.collect()
     assert all(each() is None for each in kept)
 
 
-@pytest.mark.parametrize("rows", [1, 100, 5000])
+@pytest.mark.parametrize("rows", [0, 1, 100, 5000])
 def test_a_network_predicts_the_same_directly_and_not(rows):
     net = fastmlp.MLP((20, 30, 4), backend="cpu")
     x = np.random.default_rng(0).normal(size=(rows, 20)).astype(np.float32)

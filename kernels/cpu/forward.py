@@ -109,19 +109,19 @@ def forward(network: Network, parameters: np.ndarray, x: np.ndarray, out: np.nda
     conduct(entry.address(network.dtype), job, threads, flops, workspace.products.threads)
 
 
-DTYPE, IN, OUT, MOST_ROWS, ROW_FLOPS, ENTRY, PARAMETERS, FORWARD_LAYERS, FORWARD_PLAN = range(OWN, OWN + 9)
+DTYPE, IN, OUT, ROW_FLOPS, ENTRY, PARAMETERS, FORWARD_LAYERS, FORWARD_PLAN = range(OWN, OWN + 8)
 
 
 @direct
 def _forward_directly(known, arguments, count):
-    """(x, out), or to share the work (x, out, team, size): what `predictor` gives."""
+    """(x, out), or to share the work (x, out, team, size): what `predictor` gives; it judges all but their number."""
     x, out = arguments[0], arguments[1]
     if not (is_array(known, x, known[DTYPE], 2, PLAIN) and is_array(known, out, known[DTYPE], 2, WRITABLE)):
         return False
     rows = length_of(x, 0)
     if length_of(x, 1) != known[IN] or length_of(out, 0) != rows or length_of(out, 1) != known[OUT]:
         return False
-    if rows == 0 or rows > known[MOST_ROWS]:
+    if rows == 0:
         return False
     job = stack_integers(6)
     job[0], job[1], job[2] = known[PARAMETERS], known[FORWARD_LAYERS], known[FORWARD_PLAN]
@@ -139,22 +139,17 @@ def _forward_directly(known, arguments, count):
 
 def predictor(
     network: Network, parameters: np.ndarray, workspace: Workspace
-) -> tuple[Callable[[np.ndarray, np.ndarray], int], int]:
-    """A function (x, out), see kernels/README.md, and up to how many rows it is for; -1 where it is for none."""
+) -> tuple[Callable[[np.ndarray, np.ndarray], int], int, Callable[[np.ndarray, np.ndarray], int]] | None:
+    """A function (x, out), up to how many rows it is for, and one for more: kernels/README.md."""
     if not reads_arrays() or workspace.parts:
-        return lambda x, out: False, -1
-    most_rows = workspace.rows
-    if not workspace.is_large:
-        most_rows = min(most_rows, (PARALLEL_FLOPS - 1) // workspace.row_flops)
+        return None
     function, _ = _forward_directly.bound(
-        id(network.dtype), network.widths[0], network.widths[-1], most_rows, workspace.row_flops,
+        id(network.dtype), network.widths[0], network.widths[-1], workspace.row_flops,
         _forward.address(network.dtype), address(parameters), *workspace.tables, keeps=(parameters, workspace),
     )  # fmt: skip
-    if not workspace.is_large:
-        return function, most_rows
 
     def share(x: np.ndarray, out: np.ndarray) -> int:
         team, size = members()
         return function(x, out, team, min(size, workspace.products.threads))
 
-    return share, most_rows
+    return function, 0 if workspace.is_large else (PARALLEL_FLOPS - 1) // workspace.row_flops, share
