@@ -184,8 +184,21 @@ def test_an_earlier_batch_leaves_nothing_behind(backend, dtype, rng, widths, los
         assert_same_bits(used, fresh)
 
 
-@pytest.mark.parametrize("block", [16, 64, 256])
-def test_there_is_room_for_the_chunks_of_any_smaller_batch(block):
+@pytest.mark.parametrize("count", [4, 16])
+@pytest.mark.parametrize("block", [48, 80, 272])
+def test_a_batch_is_cut_into_chunks_for_which_there_is_room(block, count):
+    """The more rows, the more chunks; they hold all rows, as equal as whole vectors can be."""
+    chunks_of, part_start = across.chunks_of.py_func, across.part_start.py_func
+    room = 0
     for rows in range(1, 40 * block, 7):
-        room = across.most_chunks(rows, block)
-        assert all(-(-n // across.chunk_rows.py_func(n, block)) <= room for n in range(1, rows + 1, max(1, rows // 97)))
+        chunks = chunks_of(rows, block, 100, count)
+        assert room <= chunks <= across.MOST_CHUNKS
+        room = chunks
+        starts = [part_start(rows, part, chunks, count) for part in range(chunks + 1)]
+        assert (starts[0], starts[-1]) == (0, rows)
+        sizes = np.diff(starts)
+        assert (sizes > 0).all()
+        assert chunks == across.MOST_CHUNKS or (sizes <= block).all()
+        assert max(sizes) - min(sizes) < 2 * count
+    assert chunks_of(99, block, 100, count) == chunks_of(99, block, 10**9, count)
+    assert chunks_of(4 * count, block, 4 * count, count) == 2

@@ -67,6 +67,7 @@ from .tables import (
     PARTIAL,
     SAVED,
     SCRATCH,
+    SHARED_ROWS,
     WEIGHTS,
     ZEROS,
 )
@@ -93,12 +94,13 @@ def runs_across(network: Network) -> bool:
 
 
 def block_rows(network: Network) -> int:
-    """Rows of a block: whole tiles, by the network's widths alone."""
-    rows = COLUMNS * VECTOR_BYTES // network.dtype.itemsize
+    """Rows of a block at most, by the network's widths alone: whole tiles and, so that no rest is left, one vector."""
+    count = VECTOR_BYTES // network.dtype.itemsize
+    rows = COLUMNS * count
     products = sum(layer.inputs * layer.outputs for layer in network.layers)
     while 2 * rows <= LARGEST_BLOCK and 2 * rows * products <= BLOCK_PRODUCTS:
         rows *= 2
-    return rows
+    return rows + count
 
 
 def gradient_row(layer: Layer, dtype: np.dtype) -> int:
@@ -113,23 +115,23 @@ def padded(n: int, unit: int) -> int:
 
 
 @jit
-def padded_rows(n, count):
-    """Columns of a feature-major buffer of n rows, `count` lanes a vector: whole tiles and at most one vector more."""
-    vectors = -(-n // count)
-    if vectors % COLUMNS > 2:
-        vectors += COLUMNS - vectors % COLUMNS
-    return vectors * count
+def chunks_of(n, block, shared, count):
+    """Chunks of a batch of n rows, from its size alone: one or an even number, which two members share evenly.
+
+    From `shared` rows on, enough work for two, there are two where each has two vectors of `count` lanes.
+    """
+    chunks = -(-n // block)
+    if chunks == 1 and (n < shared or n <= 3 * count):
+        return 1
+    return min(-(-chunks // 2) * 2, MOST_CHUNKS)
 
 
 @jit
-def chunk_rows(n, block):
-    """Rows of a chunk, whole blocks, from the batch's size alone."""
-    return block * -(-n // (block * MOST_CHUNKS))
-
-
-def most_chunks(rows: int, block: int) -> int:
-    """Chunks that a batch of up to `rows` rows may make: a smaller one may make more of them than the largest."""
-    return min(MOST_CHUNKS, -(-rows // block))
+def part_start(n, part, parts, count):
+    """The first of n rows in this part: parts are multiples of `count` rows, which differ by one `count` at most."""
+    if parts == 1:
+        return n * part
+    return min(n, -(-n // count) * part // parts * count)
 
 
 @jit
@@ -200,9 +202,11 @@ def _chunk(me, plan, layers, batch, start, n, first, order, x, target, labels, f
     has_labels, block = address_of(labels) != 0, plan[BLOCK]
     picks = int64_at(address_of(arena + plan[SCRATCH]))
     value = 0.0
-    for begin in range(start, start + n, block):
-        count = min(block, start + n - begin)
-        columns = padded_rows(count, lanes(w))
+    blocks = 1 if n <= block else -(-n // (block - lanes(w)))
+    for part in range(blocks):
+        begin = start + part_start(n, part, blocks, COLUMNS * lanes(w))
+        count = start + part_start(n, part + 1, blocks, COLUMNS * lanes(w)) - begin
+        columns = -(-count // lanes(w)) * lanes(w)
         batch_x, batch_t = pointer_at(plan[BATCH_X], w) + begin * (k + 1), pointer_at(plan[BATCH_TARGET], w) + begin * m
         mark(me, IN_GATHER, 0)
         by_rows = takes_rows(layers, count, w)
@@ -219,7 +223,7 @@ def _chunk(me, plan, layers, batch, start, n, first, order, x, target, labels, f
             else:
                 transpose_rows(count, columns, first + begin, order, target, m, picks, batch_t)
             stamp(me, WORK)
-        adds = begin > start
+        adds = part > 0
         value += _block(
             me, plan, layers, batch, count, columns, batch_x, by_rows, batch_t, has_labels, w, total, adds, arena
         )
@@ -282,17 +286,16 @@ def train_across(
         fresh = order_address != 0 or n < rows or held < rows  # else all rows lie there from the step before
         held = n
         begin_step(me, updates + step, n)
-        chunk_size = chunk_rows(n, plan[BLOCK])
-        chunks = -(-n // chunk_size)
+        chunks = chunks_of(n, plan[BLOCK], plan[SHARED_ROWS], lanes(w))
         l2, work = settings[L2], chunks
         if penalties_address != 0:
             l2, work = l2 / n, chunks + 1
         chunk = claim(shared, me, work)
         while chunk >= 0:
-            begin = chunk * chunk_size
             if chunk < chunks:
+                begin, end = part_start(n, chunk, chunks, lanes(w)), part_start(n, chunk + 1, chunks, lanes(w))
                 partial[chunk] = _chunk(
-                    me, plan, layers, n, begin, min(chunk_size, n - begin), first, order, x, target, labels, fresh,
+                    me, plan, layers, n, begin, end - begin, first, order, x, target, labels, fresh,
                     w, copies + chunk * plan[COPY_SIZE], arena,
                 )  # fmt: skip
             else:

@@ -47,19 +47,22 @@ def _product_kernel(rows, columns):
 
 
 def _strip_kernel(most, columns):
-    tall, short = _product_kernel(most, columns), _product_kernel(2, columns)
+    tall, medium, short = (_product_kernel(rows, columns) for rows in (most, 4, 2))
 
     @jit
     def multiply_strip(rows, depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, adds):
         """A strip of c as wide as a tile. A short tile with one row left takes it twice and writes it twice."""
         i = 0
         while i < rows:
-            count = most if rows - i >= most else min(2, rows - i)
+            left = rows - i
+            count = most if left >= most else 4 if left >= 4 else min(2, left)
             once = 0 if count == 1 else 1
             a_i, a_next, start_i, start_next = a + i * a_row, once * a_row, start + i * start_row, once * start_row
             c_i, c_next = c + i * c_row, once * c_row
             if count == most:
                 tall(depth, a_i, a_next, a_step, b, b_step, start_i, start_next, c_i, c_next, floor, adds)
+            elif count == 4:
+                medium(depth, a_i, a_next, a_step, b, b_step, start_i, start_next, c_i, c_next, floor, adds)
             else:
                 short(depth, a_i, a_next, a_step, b, b_step, start_i, start_next, c_i, c_next, floor, adds)
             i += count
@@ -166,7 +169,7 @@ def _sum_kernel(rows):
     return sum_rows
 
 
-_sum_tall, _sum_short = _sum_kernel(THIN_ROWS), _sum_kernel(2)
+_sum_tall, _sum_medium, _sum_short = _sum_kernel(THIN_ROWS), _sum_kernel(4), _sum_kernel(2)
 
 
 @jit
@@ -174,10 +177,13 @@ def _sum_features(n, m, columns, g, target, adds):
     """target[m] = the sums of n elements of each row of g[m, columns]; `adds` adds the old."""
     i = 0
     while i < m:
-        count = THIN_ROWS if m - i >= THIN_ROWS else min(2, m - i)
+        left = m - i
+        count = THIN_ROWS if left >= THIN_ROWS else 4 if left >= 4 else min(2, left)
         once = 0 if count == 1 else 1
         if count == THIN_ROWS:
             _sum_tall(n, g + i * columns, columns, target + i, 1, adds)
+        elif count == 4:
+            _sum_medium(n, g + i * columns, columns, target + i, 1, adds)
         else:
             _sum_short(n, g + i * columns, once * columns, target + i, once, adds)
         i += count

@@ -5,10 +5,10 @@ import threading
 import numpy as np
 
 from ..caches import cache_bytes
-from ..contract import ACTIVATIONS, LOSSES, forward_flops
+from ..contract import ACTIVATIONS, LOSSES, forward_flops, step_flops
 from ..cores import most_threads
 from ..network import Layer, Network, Optimizer, aligned_zeros
-from .across import block_rows, gradient_row, most_chunks, padded, padded_rows, runs_across
+from .across import block_rows, chunks_of, gradient_row, padded, runs_across
 from .direct import address
 from .losses import MOST_CHUNKS
 from .micro_kernels import BROAD
@@ -40,6 +40,7 @@ from .tables import (
     PLAN_FIELDS,
     ROWS,
     SCRATCH,
+    SHARED_ROWS,
     SQUARES,
     SUMS0,
     W_ACROSS,
@@ -50,7 +51,7 @@ from .tables import (
     Y_DOWN,
     ZEROS,
 )
-from .team import ALONE, PARALLEL_BYTES, is_shared, members
+from .team import ALONE, PARALLEL_BYTES, PARALLEL_FLOPS, is_shared, members
 from .tiles import pack_capacity, scratch_size, shares_panels
 from .units import parts_of_operands
 
@@ -270,7 +271,7 @@ class Workspace:
             return start
 
         most = block_rows(network)
-        block = min(most, padded_rows.py_func(rows, lanes))
+        block = min(most, padded(rows, lanes))
         outputs = [take((layer.outputs + 1) * block) for layer in network.layers]
         saved = [
             take(layer.outputs * block) if layer.saves_preactivation else output
@@ -283,6 +284,7 @@ class Workspace:
         plan[GRADIENT0] = take(padded(max(widths[1::2]), lanes) * block)
         plan[GRADIENT1] = take(padded(max(widths[2::2], default=0), lanes) * block)
         plan[BLOCK], plan[ARENA_SIZE] = most, place
+        plan[SHARED_ROWS] = shared = -(-PARALLEL_FLOPS // step_flops(widths, 1))
         plan[ARENAS] = self._new(self.products.threads * place, dtype)
         held = padded(rows, block)
         plan[BATCH_X], plan[BATCH_TARGET] = (
@@ -294,7 +296,7 @@ class Workspace:
             for layer, row in zip(network.layers, layers[:, GRADIENT_ROW], strict=True)
         ]
         layers[:, GRADIENT] = np.cumsum([0, *sizes[:-1]])
-        chunks = most_chunks(rows, most)
+        chunks = chunks_of.py_func(rows, most, shared, lanes)
         self.most_members = min(self.most_members, chunks)
         plan[COPIES], plan[COPY_SIZE] = self._new(chunks * sum(sizes), dtype), sum(sizes)
         plan[PARTIAL] = self._new(chunks, np.dtype(np.float64))
