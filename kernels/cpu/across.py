@@ -59,6 +59,7 @@ from .tables import (
     GRADIENT0,
     GRADIENT_ROW,
     INPUTS,
+    JOINED,
     LAYER_FIELDS,
     LAYERS,
     LOSS,
@@ -124,6 +125,22 @@ def chunks_of(n, block, shared, count):
     if chunks == 1 and (n < shared or n <= 3 * count):
         return 1
     return min(-(-chunks // 2) * 2, MOST_CHUNKS)
+
+
+@jit
+def groups_of(chunks):
+    """Groups of neighbouring chunks, whose gradients are added up before those of the groups are."""
+    return min(chunks, 2 if chunks < 8 else 4)
+
+
+@jit
+def group_head(chunk, chunks):
+    """The first chunk of this one's group."""
+    groups, head = groups_of(chunks), 0
+    for group in range(1, groups):
+        if chunks * group // groups <= chunk:
+            head = chunks * group // groups
+    return head
 
 
 @jit
@@ -196,7 +213,7 @@ def _block(me, plan, layers, batch, n, columns, x, by_rows, t, has_labels, w, to
 
 
 @jit
-def _chunk(me, plan, layers, batch, start, n, first, order, x, target, labels, fresh, w, total, arena):
+def _chunk(me, plan, layers, batch, start, n, first, order, x, target, labels, fresh, w, total, adds, arena):
     """Rows start .. start + n of the batch, block by block; `first` is the batch's first position."""
     k, m = layers[INPUTS], layers[(plan[LAYERS] - 1) * LAYER_FIELDS + OUTPUTS]
     has_labels, block = address_of(labels) != 0, plan[BLOCK]
@@ -223,25 +240,39 @@ def _chunk(me, plan, layers, batch, start, n, first, order, x, target, labels, f
             else:
                 transpose_rows(count, columns, first + begin, order, target, m, picks, batch_t)
             stamp(me, WORK)
-        adds = part > 0
         value += _block(
-            me, plan, layers, batch, count, columns, batch_x, by_rows, batch_t, has_labels, w, total, adds, arena
-        )
+            me, plan, layers, batch, count, columns, batch_x, by_rows, batch_t, has_labels, w, total, adds or part > 0,
+            arena,
+        )  # fmt: skip
     return value
 
 
 @jit
-def _update_layer(copies, size, chunks, layer, share, shares, settings, l2, updates, w, state, slot):
-    """Step a share of one layer's rows, the biases being the last, along the sum of the chunks' gradients in order."""
+def _add_copy(count, total, copy):
+    """total[count] += copy[count]."""
+    for j in range(0, count, lanes(total)):
+        width = min(lanes(total), count - j)
+        store_first(total + j, load_first(total + j, width) + load_first(copy + j, width), width)
+
+
+@jit
+def _update_layer(copies, size, joined, chunks, layer, share, shares, settings, l2, updates, w, state, slot):
+    """Step a share of one layer's rows, the biases being the last, along the sum of the chunks' gradients.
+
+    They are added in order, group by group; those that are `joined` to the first of their group have been.
+    """
     k, m, row = layer[INPUTS], layer[OUTPUTS], layer[GRADIENT_ROW]
     first, after = (k + 1) * share // shares, (k + 1) * (share + 1) // shares
     total = copies + (layer[GRADIENT] + first * row)
     end = (after - first) * row
-    for chunk in range(1, chunks):
-        for j in range(0, end, lanes(w)):
-            count = min(lanes(w), end - j)
-            sum_ = load_first(total + j, count) + load_first(total + (chunk * size + j), count)
-            store_first(total + j, sum_, count)
+    groups = groups_of(chunks)
+    for group in range(groups):
+        head, beyond = chunks * group // groups, chunks * (group + 1) // groups
+        for chunk in range(head + 1, beyond):
+            if not joined[chunk]:
+                _add_copy(end, total + head * size, total + chunk * size)
+        if head > 0:
+            _add_copy(end, total, total + head * size)
     for part in range(2):
         if part == 0:
             rows, columns, g, place, decay = min(after, k) - first, m, total, layer[WEIGHTS] + first * m, l2
@@ -278,6 +309,7 @@ def train_across(
     labels, order = int64_at(label_address), int64_at(order_address)
     arena = pointer_at(plan[ARENAS], like) + me[RANK] * plan[ARENA_SIZE]
     copies, partial = pointer_at(plan[COPIES], like), float64_at(plan[PARTIAL])
+    joined = int64_at(plan[JOINED])
     m = layers[(plan[LAYERS] - 1) * LAYER_FIELDS + OUTPUTS]
     position, held = start, 0
     for step in range(steps):
@@ -290,13 +322,20 @@ def train_across(
         l2, work = settings[L2], chunks
         if penalties_address != 0:
             l2, work = l2 / n, chunks + 1
+        run = -1  # the last of the chunks that this member has added up, a group's first ones
         chunk = claim(shared, me, work)
         while chunk >= 0:
             if chunk < chunks:
+                head = group_head(chunk, chunks)
+                joins = chunk > head and run == chunk - 1
+                if joins or chunk == head:
+                    run = chunk
+                joined[chunk] = joins
+                copy = head if joins else chunk
                 begin, end = part_start(n, chunk, chunks, lanes(w)), part_start(n, chunk + 1, chunks, lanes(w))
                 partial[chunk] = _chunk(
                     me, plan, layers, n, begin, end - begin, first, order, x, target, labels, fresh,
-                    w, copies + chunk * plan[COPY_SIZE], arena,
+                    w, copies + copy * plan[COPY_SIZE], joins, arena,
                 )  # fmt: skip
             else:
                 mark(me, IN_PENALTY, EVERY_LAYER)
@@ -312,8 +351,8 @@ def train_across(
             if index < work - 1:
                 mark(me, IN_OPTIMIZER, index // shares)
                 _update_layer(
-                    copies, plan[COPY_SIZE], chunks, layers + index // shares * LAYER_FIELDS, index % shares, shares,
-                    settings, l2, updates + step, w, state, size,
+                    copies, plan[COPY_SIZE], joined, chunks, layers + index // shares * LAYER_FIELDS, index % shares,
+                    shares, settings, l2, updates + step, w, state, size,
                 )  # fmt: skip
             else:
                 mark(me, IN_LOSS, plan[LAYERS] - 1)

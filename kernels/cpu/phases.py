@@ -111,7 +111,7 @@ if os.name == "posix":
         _sched_yield()
 
     @jit
-    def _nanoseconds(line):
+    def nanoseconds(line):
         """The time on a steady clock; `line` is room to write it to."""
         _clock_gettime(_MONOTONIC, line)
         return line[0] * 1_000_000_000 + line[1]
@@ -122,7 +122,7 @@ else:
         """Windows gives a spinning thread's core away by itself at the end of its time slice."""
 
     @jit
-    def _nanoseconds(line):
+    def nanoseconds(line):
         """Without a clock every look at it ends the spinning."""
         line[0] += 2 * AWAKE_NS
         return line[0]
@@ -262,7 +262,7 @@ def _next_run(shared, seen):
         spins += 1
         if spins % SPINS_BEFORE_CLOCK == 0:
             _yield_core()
-            now = _nanoseconds(clock)
+            now = nanoseconds(clock)
             if began == 0:
                 began = now
             elif now - began > AWAKE_NS:
@@ -305,7 +305,7 @@ def _worth_waking(shared, is_long):
     clock = stack_integers(LINE)
     clock[0] = 0
     last = shared + (OVER * LINE + 1)
-    before, last[0] = last[0], _nanoseconds(clock)
+    before, last[0] = last[0], nanoseconds(clock)
     return is_long or atomic_load(shared + ASLEEP * LINE) == 0 or last[0] - before < AWAKE_NS
 
 

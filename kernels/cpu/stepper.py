@@ -26,7 +26,7 @@ from .direct import (
 from .optimizers import LEARNING_RATE, settings_of
 from .phases import conducted, conducted_alone
 from .simd import address_of, float32_at, float64_at, int64_at
-from .team import ALONE, LONG_FLOPS, PARALLEL_FLOPS, is_shared, members
+from .team import ALONE, LONG_FLOPS, PARALLEL_FLOPS, is_shared
 from .train import way_of
 from .workspace import Workspace
 
@@ -149,4 +149,5 @@ def stepper(
     )  # fmt: skip
     if workspace.most_members == 1 or not is_shared(row_flops * workspace.rows):
         return function
-    return lambda *batch: function(*batch, *members())
+    crew = workspace.crew_for(workspace.rows)
+    return lambda *batch: function(*batch, *crew())

@@ -177,15 +177,9 @@ ALONE = 0, 1
 """What `members` gives where the caller works alone."""
 
 
-def run(
-    entry: Entry, dtype: np.dtype, job: Sequence[int], step_flops: int, steps: int = 1, most: int = MAX_THREADS
-) -> None:
-    """Run `entry` for elements of `dtype` on this job; back when it is done.
-
-    `job` are the entry's integers. A call does `steps` times `step_flops`; at most `most` threads share it.
-    """
-    threads = None if is_shared(step_flops, steps) else 1
-    conduct(entry.address(dtype), job, threads, step_flops * steps, most)
+def run(entry: Entry, dtype: np.dtype, job: Sequence[int], flops: int) -> None:
+    """Run `entry` for elements of `dtype` on this job, its integers, of so many FLOPs; back when it is done."""
+    conduct(entry.address(dtype), job, None if is_shared(flops) else 1, flops)
 
 
 def conduct(entry: int, job: Sequence[int], threads: int | None, flops: int, most: int = MAX_THREADS) -> int:

@@ -74,7 +74,7 @@ from .tables import (
     Y_DOWN,
     ZEROS,
 )
-from .team import run
+from .team import ALONE, conduct_by, is_shared
 from .workspace import Workspace
 
 GATHER_ROWS = 16
@@ -325,14 +325,10 @@ def _run(
     if timeline is not None:
         entry, job = entry.timed, (timeline.address(0), timeline.row, *job)
         most = min(most, timeline.members)
-    run(
-        entry,
-        network.dtype,
-        job,
-        step_flops(network.widths, min(batch_size, len(x))),
-        len(losses),
-        most,
-    )
+    rows = min(batch_size, len(x))
+    flops, steps = step_flops(network.widths, rows), len(losses)
+    team, size = workspace.crew_for(rows)() if is_shared(flops, steps) else ALONE
+    conduct_by((team, min(size, most)), entry.address(network.dtype), job, flops * steps)
 
 
 def train(

@@ -1,6 +1,7 @@
 """Everything a run needs besides its arguments: buffers, and the tables by which compiled code finds them."""
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from ..cores import most_threads
 from ..network import Layer, Network, Optimizer, aligned_zeros
 from .across import block_rows, chunks_of, gradient_row, padded, runs_across
 from .direct import address
+from .distance import members_together
 from .losses import MOST_CHUNKS
 from .micro_kernels import BROAD
 from .optimizers import settings_of
@@ -32,6 +34,7 @@ from .tables import (
     GRADIENT0,
     GRADIENT1,
     GRADIENT_ROW,
+    JOINED,
     LAYER_FIELDS,
     LAYERS,
     LOSS,
@@ -58,6 +61,10 @@ from .units import parts_of_operands
 FORWARD_ROWS = 256
 """Rows that `forward` takes at a time in a training workspace that has no row-major buffers for whole batches."""
 
+
+APART_ROWS = 192
+"""Rows of a batch from which on a network that runs across it gains by threads far from each other too: 6 FLOPs a row
+and parameter, against its bytes at some 2 GB/s (Zen 5)."""
 
 FEW_ROWS = 8
 """Rows up to which `forward` makes no pairs of the weights, which takes as long as the products of that many rows, but
@@ -195,6 +202,13 @@ class Workspace:
             plan[SQUARES] = self._new(PARTS * len(layers), np.dtype(np.float64))
         self.nbytes = sum(buffer.nbytes for buffer in self._buffers) + self.products.nbytes
 
+    def crew_for(self, rows: int) -> Callable[[], tuple[int, int]]:
+        """What gives the team, and how many of it, for steps on so many rows that are work for several threads.
+
+        Across the batch, weights and gradients change hands with every step, whatever the rows.
+        """
+        return members_together if self.across is not None and rows < APART_ROWS else members
+
     def kept(self, role: str, array: np.ndarray) -> int:
         """The array's address, which is asked for once while the same array plays this role."""
         last = self._roles.get(role)
@@ -299,7 +313,7 @@ class Workspace:
         chunks = chunks_of.py_func(rows, most, shared, lanes)
         self.most_members = min(self.most_members, chunks)
         plan[COPIES], plan[COPY_SIZE] = self._new(chunks * sum(sizes), dtype), sum(sizes)
-        plan[PARTIAL] = self._new(chunks, np.dtype(np.float64))
+        plan[PARTIAL], plan[JOINED] = self._new(chunks, np.dtype(np.float64)), self._new(chunks, np.dtype(np.int64))
         return self._kept(layers, plan)
 
 
