@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, num_threads
-from fastmlp.kernels.cpu import distance, team
+from fastmlp.kernels.cpu import distance, phases, team
 from fastmlp.kernels.cpu.workspace import APART_ROWS
 
 NEAR, FAR = distance.APART_NS / 2, 2 * distance.APART_NS
@@ -68,6 +68,18 @@ def test_two_members_are_timed(monkeypatch):
         took = [distance._measured(team.members()[0]) for _ in range(50)]
     assert min(took) >= 0
     assert np.isfinite(max(took))
+
+
+def test_a_team_that_is_busy_says_nothing():
+    """The measurement then runs on its caller alone."""
+    with num_threads(2):
+        crew = team.members()
+        taken = team._team._memory[phases.TAKEN * phases.LINE :]
+        taken[0] = 1
+        try:
+            assert [distance._measured(crew[0]) for _ in range(100)] == [0] * 100
+        finally:
+            taken[0] = 0
 
 
 @pytest.mark.parametrize("rows", [64, APART_ROWS - 1, APART_ROWS])

@@ -29,6 +29,8 @@ PATIENCE = 6_000
 @entry
 def _meet(shared, me, like, meetings, result):
     """The members wait for one another so often, once all are there; the nanoseconds it took to result[0], or none."""
+    if me[SIZE] == 1:
+        return  # and no team's memory either
     counter, clock, began = shared + DONE * LINE, stack_integers(LINE), 0
     clock[0] = 0
     for meeting in range(1 + meetings):
