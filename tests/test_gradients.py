@@ -2,6 +2,7 @@
 
 import itertools
 
+import guarded
 import numpy as np
 import oracles
 import pytest
@@ -11,6 +12,7 @@ from rulings import assert_no_worse, assert_same_bits, assert_same_special_value
 from fastmlp.kernels import reference
 from fastmlp.kernels.contract import ACTIVATIONS, LOSSES
 from fastmlp.kernels.cpu import across
+from fastmlp.kernels.network import aligned_zeros
 
 
 def losses_at(backend, net, parameters, x, t, workspace):
@@ -118,14 +120,26 @@ def test_exact_whatever_the_batch_is_cut_into(backend, dtype, rng, canary, width
     t = y - n * dy
     _, dw, db = oracles.gradients(net.activations, net.loss, weights, biases, x.astype(np.float64), t)
     assert max(np.abs(a).max() for a in (t, *dw, *db)) < 2**20, "no longer exact in float32"
-    gradient = canary(net.size, dtype, content=0)
-    value = backend.gradients(
-        net, parameters, x.astype(dtype), t.astype(dtype), gradient, backend.Workspace(net, n, True)
-    )
-    assert value == pytest.approx(n * np.sum(dy**2) / 2, rel=4 * np.finfo(np.float64).eps)
-    for got, exact in zip([*net.weights(gradient), *net.biases(gradient)], [*dw, *db], strict=True):
-        np.testing.assert_array_equal(got, exact)
-    assert (gaps(net, gradient) == 0).all()
+    gradient, workspace = canary(net.size, dtype, content=0), backend.Workspace(net, n, True)
+    for _ in range(2):  # then among what the first time has left
+        value = backend.gradients(net, parameters, x.astype(dtype), t.astype(dtype), gradient, workspace)
+        assert value == pytest.approx(n * np.sum(dy**2) / 2, rel=4 * np.finfo(np.float64).eps)
+        for got, exact in zip([*net.weights(gradient), *net.biases(gradient)], [*dw, *db], strict=True):
+            np.testing.assert_array_equal(got, exact)
+        assert (gaps(net, gradient) == 0).all()
+
+
+@guarded.needs_mprotect
+@pytest.mark.parametrize("n", [1, 9, 17, 100, 300])
+@pytest.mark.parametrize("widths", [(5, 3, 2), (24, 8, 2), (48, 16, 3)])
+def test_nothing_beyond_the_batch_is_read(backend, dtype, rng, widths, n):
+    net = network(widths, ("tanh", "identity"), "mse", dtype)
+    parameters = fill(net, aligned_zeros(net.size, net.dtype), rng)
+    x, t = data(net, rng, n)
+    gradients = np.zeros((2, net.size), dtype)
+    for gradient, place in zip(gradients, (np.array, guarded.ending), strict=True):
+        backend.gradients(net, parameters, place(x), place(t), gradient, backend.Workspace(net, n, True))
+    assert_same_bits(*gradients)
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])

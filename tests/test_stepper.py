@@ -16,7 +16,7 @@ from fastmlp import MLP, num_threads, set_num_threads
 from fastmlp.errors import ArgumentError, DTypeError, ShapeError
 from fastmlp.kernels import cpu
 from fastmlp.kernels.contract import LOSSES, OPTIMIZERS
-from fastmlp.kernels.cpu import direct, team
+from fastmlp.kernels.cpu import direct, phases, team
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -215,13 +215,19 @@ def test_work_for_the_team_is_shared(threads, monkeypatch):
         sys.modules[cpu.Workspace.__module__], "members", lambda: crews.append(team.members()) or crews[-1]
     )
     x, y = batch(net, rows)
+    set_num_threads(threads)
     for _ in range(3):
-        with num_threads(threads):
-            assert net.train_step(x, y) == usual.train_step(x, y)
-            assert net.gradients(x, y)[0] == usual.gradients(x, y)[0]
+        assert net.train_step(x, y) == usual.train_step(x, y)
+        assert net.gradients(x, y)[0] == usual.gradients(x, y)[0]
     assert bits(net) == bits(usual)
     assert answers == [1] * 4
     assert {size for _, size in crews} == {threads}
+    if threads > 1:
+        runs = team._team._memory[phases.RUN * phases.LINE :]
+        for call in (net.train_step, net.gradients):
+            before = int(runs[0])
+            call(x, y)
+            assert runs[0] == before + 2, "a run of the team is opened and closed"
 
 
 def test_a_few_rows_after_many_are_no_work_for_the_team():

@@ -213,6 +213,24 @@ def test_the_order_of_all_rows_is_no_order(backend, dtype, widths, batch_size):
     assert_same_bits(plain.parameters, gathered.parameters)
 
 
+@pytest.mark.parametrize("widths", [(6, 9, 5), (24, 8, 2), (48, 16, 3), (140, 3)])
+def test_an_order_gives_the_bits_of_rows_that_lie_in_it(backend, dtype, rng, widths):
+    """Of batches so large that they are cut into pieces."""
+    net = network(widths, ("relu",) * (len(widths) - 2) + ("identity",), "mse", dtype)
+    x, t = data(net, rng, 1500)
+    order = rng.permutation(len(x)).astype(np.int64)
+    results = []
+    for used, x_used, t_used in ((order, x, t), (None, x[order], t[order])):
+        parameters, losses = fill(net, aligned_zeros(net.size, dtype), np.random.default_rng(0)), np.empty(3)
+        backend.train(
+            net, rule("sgd"), parameters, np.empty((0, net.size), dtype), 0, x_used, t_used, used, 0, 600, losses,
+            backend.Workspace(net, 600, True),
+        )  # fmt: skip
+        results.append((parameters, losses))
+    for one, other in zip(*results, strict=True):
+        assert_same_bits(one, other)
+
+
 def test_losses_are_those_of_gradients(backend, dtype, rng):
     """Of one full batch, `train` and `gradients` see the same J, and SGD steps along the same gradient."""
     net = network((6, 9, 5), ("tanh", "identity"), "mse", dtype)
