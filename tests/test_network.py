@@ -12,6 +12,7 @@ import pytest
 from fastmlp import MLP, ArgumentError
 from fastmlp.kernels import backend as backends
 from fastmlp.kernels.contract import ACTIVATIONS, ALIGNMENT, LOSSES, OPTIMIZERS
+from fastmlp.kernels.network import Network
 
 
 def exact_network(backend_name, dtype, **settings):
@@ -314,3 +315,17 @@ def test_a_network_changes_its_backend(dtype):
         moving.to("numpi")
     assert moving.backend == "cpu"
     step_and_compare()
+
+
+@pytest.mark.parametrize("widths", [(3, 1), (5, 7, 2), (24, 8, 2), (24_000, 24_000)])
+def test_views_are_the_weights_and_the_biases(widths):
+    """Of a buffer of 2 GiB too, which no structured dtype can describe."""
+    structure = Network(widths, ("tanh",) * (len(widths) - 1), "mse", np.dtype(np.float32))
+    buffer = np.empty(structure.size, np.float32)
+    weights, biases = structure.views(buffer)
+    usual = structure.weights(buffer), structure.biases(buffer)
+    for mine, theirs in zip([*weights, *biases], [*usual[0], *usual[1]], strict=True):
+        assert type(mine) is np.ndarray
+        assert mine.flags.writeable
+        assert mine.flags.c_contiguous
+        assert mine.__array_interface__ == theirs.__array_interface__
