@@ -133,14 +133,20 @@ class Network:
     @cached_property
     def _record(self) -> tuple[np.dtype, itemgetter]:
         """The flat buffer as one element of a structured dtype, and what takes its fields: w and b, layer by layer."""
-        names, formats, offsets = [], [], []
+        names: list[str] = []
+        formats: list[tuple[np.dtype, tuple[int, ...]]] = []
+        offsets: list[int] = []
         for index, layer in enumerate(self.layers):
             names += f"w{index}", f"b{index}"
             formats += (self.dtype, (layer.inputs, layer.outputs)), (self.dtype, (layer.outputs,))
             offsets += layer.w * self.dtype.itemsize, layer.b * self.dtype.itemsize
-        itemsize = self.size * self.dtype.itemsize
-        record = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize})
-        return record, itemgetter(*names)
+        place: Any = {
+            "names": names,
+            "formats": formats,
+            "offsets": offsets,
+            "itemsize": self.size * self.dtype.itemsize,
+        }
+        return np.dtype(place), itemgetter(*names)
 
     @cached_property
     def _places_of_weights(self) -> list[tuple[slice, tuple[int, int]]]:
