@@ -26,8 +26,8 @@ from .tables import GRADIENT_ROW, INPUTS, OUTPUTS
 COLUMNS = 4 if VECTOR_BYTES == 64 else 2
 """Vectors of a tile: with ROWS they leave room for the operands in 32 registers, or in 16."""
 
-ROWS, THIN_ROWS = 4 if VECTOR_BYTES == 64 else 6, 8
-"""Features of a tile of COLUMNS vectors, and of one or two, which need more of them to fill the pipelines."""
+ROWS, PAIR_ROWS, THIN_ROWS = 4 if VECTOR_BYTES == 64 else 6, 4, 8
+"""Features of a tile of COLUMNS vectors, of two, and of one, which needs more of them to fill the pipelines."""
 
 
 def _product_kernel(rows, columns):
@@ -47,22 +47,19 @@ def _product_kernel(rows, columns):
 
 
 def _strip_kernel(most, columns):
-    tall, medium, short = (_product_kernel(rows, columns) for rows in (most, 4, 2))
+    tall, short = _product_kernel(most, columns), _product_kernel(2, columns)
 
     @jit
     def multiply_strip(rows, depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, floor, adds):
         """A strip of c as wide as a tile. A short tile with one row left takes it twice and writes it twice."""
         i = 0
         while i < rows:
-            left = rows - i
-            count = most if left >= most else 4 if left >= 4 else min(2, left)
+            count = most if rows - i >= most else min(2, rows - i)
             once = 0 if count == 1 else 1
             a_i, a_next, start_i, start_next = a + i * a_row, once * a_row, start + i * start_row, once * start_row
             c_i, c_next = c + i * c_row, once * c_row
             if count == most:
                 tall(depth, a_i, a_next, a_step, b, b_step, start_i, start_next, c_i, c_next, floor, adds)
-            elif count == 4:
-                medium(depth, a_i, a_next, a_step, b, b_step, start_i, start_next, c_i, c_next, floor, adds)
             else:
                 short(depth, a_i, a_next, a_step, b, b_step, start_i, start_next, c_i, c_next, floor, adds)
             i += count
@@ -70,7 +67,7 @@ def _strip_kernel(most, columns):
     return multiply_strip
 
 
-_wide, _pair, _thin = _strip_kernel(ROWS, COLUMNS), _strip_kernel(THIN_ROWS, 2), _strip_kernel(THIN_ROWS, 1)
+_wide, _pair, _thin = _strip_kernel(ROWS, COLUMNS), _strip_kernel(PAIR_ROWS, 2), _strip_kernel(THIN_ROWS, 1)
 
 
 @jit
@@ -169,7 +166,7 @@ def _sum_kernel(rows):
     return sum_rows
 
 
-_sum_tall, _sum_medium, _sum_short = _sum_kernel(THIN_ROWS), _sum_kernel(4), _sum_kernel(2)
+_sum_tall, _sum_short = _sum_kernel(4), _sum_kernel(2)
 
 
 @jit
@@ -177,13 +174,10 @@ def _sum_features(n, m, columns, g, target, adds):
     """target[m] = the sums of n elements of each row of g[m, columns]; `adds` adds the old."""
     i = 0
     while i < m:
-        left = m - i
-        count = THIN_ROWS if left >= THIN_ROWS else 4 if left >= 4 else min(2, left)
+        count = 4 if m - i >= 4 else min(2, m - i)
         once = 0 if count == 1 else 1
-        if count == THIN_ROWS:
+        if count == 4:
             _sum_tall(n, g + i * columns, columns, target + i, 1, adds)
-        elif count == 4:
-            _sum_medium(n, g + i * columns, columns, target + i, 1, adds)
         else:
             _sum_short(n, g + i * columns, once * columns, target + i, once, adds)
         i += count
@@ -198,19 +192,21 @@ def add_gradient(layer, n, columns, x, by_rows, g, turned, zeros, total, adds):
     outputs. Where `by_rows`, as `takes_rows` says, x[n, k]: the lanes are the inputs, and what they sum is transposed.
     """
     k, m, row = layer[INPUTS], layer[OUTPUTS], layer[GRADIENT_ROW]
-    floor = floor_of(IDENTITY, x)
-    if by_rows:
-        multiply(m, k, n, g, columns, 1, x, k, zeros, 0, turned, k, floor, False)
-        for i in range(0, k, lanes(x)):
-            square = tile_transposed(tile_add(tile_square(zeros), turned + i, k, None))
-            place = total + i * row
-            tile_store(tile_add(square, place, row, None) if adds else square, place, row, None)
-        _sum_features(n, m, columns, g, total + k * row, adds)
-    elif 2 * m <= lanes(x) or k * lanes(x) < n:
+    if not by_rows and (2 * m <= lanes(x) or k * lanes(x) < n):
         _dots(n, k + 1, m, columns, x, g, total, row, adds)
+        return
+    if by_rows:
+        rows, width, a, b, target = m, k, g, x, turned
     else:
         for i in range(0, n, lanes(x)):
             for j in range(0, m, lanes(x)):
                 transpose_square(g + (j * columns + i), columns, turned + (i * row + j), row)
-        multiply(k, row, n, x, columns, 1, turned, row, zeros, 0, total, row, floor, adds)
-        _sum_features(n, m, columns, g, total + k * row, adds)
+        rows, width, a, b, target = k, row, x, turned, total
+    floor = floor_of(IDENTITY, x)
+    multiply(rows, width, n, a, columns, 1, b, width, zeros, 0, target, width, floor, adds and not by_rows)
+    if by_rows:
+        for i in range(0, k, lanes(x)):
+            square = tile_transposed(tile_add(tile_square(zeros), turned + i, k, None))
+            place = total + i * row
+            tile_store(tile_add(square, place, row, None) if adds else square, place, row, None)
+    _sum_features(n, m, columns, g, total + k * row, adds)
