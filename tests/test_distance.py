@@ -62,6 +62,12 @@ def test_members_that_never_met_are_taken_for_near(measured):
     assert not distance.are_apart(1)
 
 
+def test_without_a_clock_all_are_near(measured, monkeypatch):
+    monkeypatch.setattr(distance, "HAS_NANOSECONDS", False)
+    measured["took"] = FAR
+    assert not distance.are_apart(1)
+
+
 def test_two_members_are_timed(monkeypatch):
     monkeypatch.setattr(distance, "_last", None)
     with num_threads(3):

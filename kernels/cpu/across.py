@@ -105,7 +105,7 @@ def block_rows(network: Network) -> int:
 
 
 def gradient_row(layer: Layer, dtype: np.dtype) -> int:
-    """Elements between the rows of a layer's gradient in a copy: whole vectors where `_add_product` makes it."""
+    """Elements between the rows of a layer's gradient in a copy: whole vectors where `multiply` makes it."""
     count = VECTOR_BYTES // dtype.itemsize
     return layer.outputs if 2 * layer.outputs <= count else padded(layer.outputs, count)
 

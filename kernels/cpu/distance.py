@@ -10,7 +10,7 @@ import numpy as np
 
 from .compile import entry
 from .direct import address, stack_integers
-from .phases import DONE, LINE, RANK, SIZE, atomic_add, atomic_load, nanoseconds, spin_hint
+from .phases import DONE, HAS_NANOSECONDS, LINE, RANK, SIZE, atomic_add, atomic_load, nanoseconds, spin_hint
 from .simd import int64_at
 from .team import ALONE, LONG_FLOPS, conduct_by, members
 
@@ -52,8 +52,10 @@ _last: tuple[int, int, bool] | None = None
 
 
 def are_apart(team: int) -> bool:
-    """Whether the first two members of this team are far from each other, as of late."""
+    """Whether the first two members of this team are far from each other, as of late; not where none can tell."""
     global _last
+    if not HAS_NANOSECONDS:
+        return False
     now, last = time.monotonic_ns(), _last
     if last is not None and last[0] == team and now - last[1] < KEPT_NS:
         return last[2]

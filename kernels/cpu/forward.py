@@ -16,10 +16,8 @@ from .direct import (
     integer_of,
     is_array,
     length_of,
-    lock_python,
     reads_arrays,
     stack_integers,
-    unlock_python,
 )
 from .layer import forward_layer
 from .pairs import pair_matrix
@@ -131,9 +129,7 @@ def _forward_directly(known, arguments, count):
         conducted_alone(known[ENTRY], address_of(job), flops)
     else:
         team, size = integer_of(arguments[2]), integer_of(arguments[3])
-        lock = unlock_python()
         conducted(team, known[ENTRY], address_of(job), size, flops >= LONG_FLOPS)
-        lock_python(lock)
     return True
 
 

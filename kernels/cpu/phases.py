@@ -100,7 +100,10 @@ def spin_hint(typingctx):
     return types.void(), codegen
 
 
-if os.name == "posix":
+HAS_NANOSECONDS = os.name == "posix"
+"""Whether `nanoseconds` is the time, and not only an end to spinning."""
+
+if HAS_NANOSECONDS:
     _sched_yield = types.ExternalFunction("sched_yield", types.int32())
     _clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, Pointer(types.int64)))
     _MONOTONIC = time.CLOCK_MONOTONIC
@@ -311,10 +314,19 @@ def _worth_waking(shared, is_long):
 
 @jit
 def conducted(team, entry, job, size, is_long):
-    """Run an entry with up to `size` members, the caller being member 0; gives how many they are.
+    """Run an entry with up to `size` members, the caller being member 0, from a direct function; gives how many.
 
-    `team`, an address, and `size` are those that `members` gave; `is_long` says that sleepers are to be woken.
+    `team`, an address, and `size` are those that `members` gave; `is_long` says that sleepers are to be woken. The
+    caller does without the global lock meanwhile.
     """
+    lock = unlock_python()
+    members = _conducted(team, entry, job, size, is_long)
+    lock_python(lock)
+    return members
+
+
+@jit
+def _conducted(team, entry, job, size, is_long):
     shared = int64_at(team)
     if size == 1 or not atomic_replace(shared + TAKEN * LINE, 0, 1):
         _alone(entry, job)

@@ -18,10 +18,8 @@ from .direct import (
     integer_of,
     is_array,
     length_of,
-    lock_python,
     reads_arrays,
     stack_integers,
-    unlock_python,
 )
 from .optimizers import LEARNING_RATE, settings_of
 from .phases import conducted, conducted_alone
@@ -100,9 +98,7 @@ def _run(known, x, target, state, updates, team, size):
     if flops < PARALLEL_FLOPS:
         conducted_alone(known[ENTRY], address_of(job), flops)
     else:
-        lock = unlock_python()
         conducted(team, known[ENTRY], address_of(job), min(size, known[MOST_MEMBERS]), flops >= LONG_FLOPS)
-        lock_python(lock)
     return True
 
 

@@ -17,4 +17,5 @@ bfloat16, are the addresses of the pairs of y and w, 0 where no product reads th
 """The plan: counts and codes, then addresses. GRADIENT0 and GRADIENT1 hold dJ/dz of even and odd layers, in bfloat16 of
 the last alone. SQUARES is for partial sums of squared weights. The last eight, of bfloat16, are pairs of the batch's x,
 and pairs and sums of rows of dJ/dz. For a network that runs across the batch the two gradients, SCRATCH and ZEROS are
-offsets in each member's arena, and BLOCK and SHARED_ROWS say what a batch is cut into."""
+offsets in each member's arena, BLOCK and SHARED_ROWS say what a batch is cut into, and JOINED, of each chunk, whether
+its gradients were added to its group's first copy."""

@@ -27,7 +27,7 @@ from ..caches import cache_bytes
 from ..cores import MAX_THREADS, get_num_threads, told
 from ..network import aligned_zeros
 from .compile import MOST_INTEGERS, Entry
-from .direct import OWN, direct, integer_of, lock_python, stack_integers, unlock_python
+from .direct import OWN, direct, integer_of, stack_integers
 from .phases import CLAIMS, FUTEX, LINE, conducted, dismiss, private_length, serve
 from .simd import Pointer, address_of
 
@@ -167,10 +167,7 @@ def _conduct(known, arguments, count):
     job = stack_integers(MOST_INTEGERS)
     for index in range(min(count - 4, MOST_INTEGERS)):
         job[index] = integer_of(arguments[4 + index])
-    lock = unlock_python()
-    members = conducted(team, entry, address_of(job), size, is_long)
-    lock_python(lock)
-    return members
+    return conducted(team, entry, address_of(job), size, is_long)
 
 
 ALONE = 0, 1
