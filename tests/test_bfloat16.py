@@ -353,11 +353,12 @@ MIXED = ("relu", "tanh", "sine", "identity")
 BENT = ("leaky_relu", "sigmoid", "identity", "identity")
 
 
+@pytest.mark.parametrize(("samples", "batch_size"), [(80, 32), (1500, 1100)])
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("activations", [MIXED, SMOOTH, BENT])
 @pytest.mark.parametrize(("loss", "hidden"), list(zip(LOSSES, [20, 140, 20, 140, 20, 140], strict=True)))
 def test_training_rounds_the_operands_of_every_product_and_nothing_else(
-    backend, rng, canary, loss, hidden, activations, shuffled
+    backend, rng, canary, loss, hidden, activations, shuffled, samples, batch_size
 ):
     """The parameters are eight times nearer to the definition than the same steps without any rounding are.
 
@@ -367,21 +368,21 @@ def test_training_rounds_the_operands_of_every_product_and_nothing_else(
     """
     net = bfloat16((30, hidden, 50, hidden, 5), activations, loss)
     rule = Optimizer("momentum", learning_rate=0.05, l2=0.1, momentum=0.8)
-    workspace = backend.Workspace(net, 32, True)
+    workspace = backend.Workspace(net, batch_size, True)
     shares = []
     for _ in range(3):
         parameters = fill(net, canary(net.size, np.float32, content=0), rng)
         initial = parameters.copy()
-        x, t = data(net, rng, 80)
+        x, t = data(net, rng, samples)
         kept = x.copy(), t.copy()
-        state, losses = canary((1, net.size), np.float32, content=0), np.empty(3)
-        order = rng.permutation(80) if shuffled else None
-        backend.train(net, rule, parameters, state, 0, x, t, order, 0, 32, losses, workspace)
+        state, losses = canary((1, net.size), np.float32, content=0), np.empty(-(-samples // batch_size))
+        order = rng.permutation(samples) if shuffled else None
+        backend.train(net, rule, parameters, state, 0, x, t, order, 0, batch_size, losses, workspace)
         assert_same_bits(x, kept[0])
         assert_same_bits(t, kept[1])
         assert (gaps(net, parameters) == 0).all()
-        rows = np.arange(80) if order is None else order
-        batches = rows[:32], rows[32:64], rows[64:]
+        rows = np.arange(samples) if order is None else order
+        batches = np.split(rows, range(batch_size, samples, batch_size))
         expected_losses, expected = oracle_train(net, rule, initial, x, t, batches, nearest)
         _, unrounded = oracle_train(net, rule, initial, x, t, batches, lambda a: a)
         np.testing.assert_allclose(losses, expected_losses, rtol=2**-8)
@@ -410,12 +411,13 @@ def test_nan_and_inf_land_where_the_reference_has_them(backend, rng):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_same_bits_for_any_number_of_threads(backend_name, rng, threads):
-    x, t = rng.standard_normal((600, 150), dtype=np.float32), rng.integers(0, 70, 600)
+    x, t = rng.standard_normal((1300, 150), dtype=np.float32), rng.integers(0, 70, 1300)
     results = []
     for count in (1, threads):
         with fastmlp.num_threads(count):
             net = MLP((150, 300, 200, 70), "gelu", loss="cross_entropy", dtype="bfloat16", backend=backend_name)
-            losses = net.fit(x, t, epochs=3, batch_size=256, progress=False).loss
+            losses = net.fit(x, t, epochs=2, batch_size=256, progress=False).loss
+            losses += net.fit(x, t, epochs=2, batch_size=1200, progress=False).loss
             results.append((net.parameters.copy(), net.predict(x), np.array(losses)))
     for mine, others in zip(*results, strict=True):
         assert_same_bits(mine, others)

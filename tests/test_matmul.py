@@ -42,9 +42,11 @@ COPIED = [
     (2051, 515, 257, True),
     (47, 300, 100, False),  # B alone, its last panel apart
     (36, 40000, 70, False),  # sums so deep that a panel of B is not kept whole
+    (40, 10000, 300, False),  # and so deep that they are cut into slabs
+    (530, 3000, 270, True),
 ]
 """Products of which the CPU's kernels copy A on the way in float32, with AVX-512's panels, and the latter in float64
-too, or B."""
+too, or B; and more."""
 
 
 def stored(a, transpose):
@@ -75,7 +77,7 @@ def test_exact_where_operands_are_copied(backend, dtype, rng, canary, product, t
 
 
 @pytest.mark.parametrize("transposes", TRANSPOSES)
-@pytest.mark.parametrize("shape", [(1, 300, 700), (33, 40, 768), (121, 300, 577), (600, 512, 512), (700, 1400, 257)])
+@pytest.mark.parametrize("shape", [(1, 300, 700), (33, 40, 768), (121, 300, 577), (600, 512, 512), (700, 1400, 257), (70, 10000, 300)])
 def test_the_same_bits_on_any_number_of_threads(dtype, rng, shape, transposes):
     """Chunks are cut for so many threads; no sum may depend on where."""
     n, k, m = shape

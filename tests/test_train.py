@@ -11,6 +11,7 @@ from networks import data, fill, gaps, network, wide
 from rulings import assert_same_bits
 
 from fastmlp import num_threads
+from fastmlp.kernels import backend as backends
 from fastmlp.kernels.contract import ACTIVATIONS, LOSSES, OPTIMIZERS
 from fastmlp.kernels.network import Optimizer, aligned_zeros
 
@@ -28,19 +29,19 @@ def rule(name, l2=0.0, hidden=9):
 class Run:
     """One call of `train` on fresh buffers; the same arguments start from the same parameters."""
 
-    def __init__(self, net, optimizer, rng, canary=None, labels=True):
+    def __init__(self, net, optimizer, rng, canary=None, labels=True, samples=SAMPLES):
         self.net, self.optimizer = net, optimizer
         allocate = canary or (lambda shape, dtype, content: np.full(shape, content, dtype))
         self.parameters = fill(net, allocate(net.size, net.dtype, content=0), rng)
         self.state = allocate((optimizer.slots, net.size), net.dtype, content=0)
         self.losses = allocate
-        self.x, self.t = data(net, rng, SAMPLES, labels)
+        self.x, self.t = data(net, rng, samples, labels)
         self.initial = self.parameters.copy()
         self.updates = 0
 
     def steps(self, backend, order, start, batch_size, count, penalties=None):
         losses = self.losses(count, np.float64, content=np.nan)
-        self.workspace = workspace = backend.Workspace(self.net, min(batch_size, SAMPLES), True)
+        self.workspace = workspace = backend.Workspace(self.net, min(batch_size, len(self.x)), True)
         kept = self.x.copy(), self.t.copy()
         backend.train(
             self.net, self.optimizer, self.parameters, self.state, self.updates, self.x, self.t, order, start,
@@ -74,8 +75,8 @@ def compare(run, losses, order, start, batch_size, penalties=None):
     assert np.abs(run.parameters - run.initial).max() > 30 * digits
 
 
-def an_order(rng, epochs):
-    return np.concatenate([rng.permutation(SAMPLES) for _ in range(epochs)]).astype(np.int64)
+def an_order(rng, epochs, samples=SAMPLES):
+    return np.concatenate([rng.permutation(samples) for _ in range(epochs)]).astype(np.int64)
 
 
 PAIRS = [
@@ -186,7 +187,7 @@ def test_one_call_or_many_give_the_same_bits(backend, dtype, optimizer):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 13, SAMPLES])
-@pytest.mark.parametrize("widths", [(300, 700, 10), (1030, 257, 520, 3)])
+@pytest.mark.parametrize("widths", [(300, 700, 10), (1030, 257, 520, 3), (10000, 70, 3)])
 def test_few_rows_of_wide_networks_give_the_same_bits_on_any_number_of_threads(backend, dtype, widths, rows):
     """The CPU's threads then share the steps of a layer's sums, and one alone, but for one row, does them in turn."""
     results = []
@@ -199,6 +200,61 @@ def test_few_rows_of_wide_networks_give_the_same_bits_on_any_number_of_threads(b
             results.append(run.parameters)
     for other in results[1:]:
         assert_same_bits(other, results[0])
+
+
+LARGE = pytest.mark.parametrize(("samples", "batch_size"), [(1025, 1025), (2600, 2100), (3073, 5000)])
+"""Batches that backends may take in parts, and add up the parts' gradients: of two, of three and none, of four."""
+
+
+@LARGE
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize(("loss", "optimizer"), [("mse", "sgd"), ("log_loss", "adam"), ("half_mse", "momentum")])
+def test_large_batches(backend, dtype, rng, canary, samples, batch_size, shuffled, loss, optimizer):
+    net = network((6, 130, 20, 5), ("gelu", "relu", "identity"), loss, dtype)
+    run = Run(net, rule(optimizer, 0.1, 130), rng, canary, samples=samples)
+    order, start = an_order(rng, 5, samples) if shuffled else None, 300
+    compare(run, run.steps(backend, order, start, batch_size, 4), order, start, batch_size)
+
+
+@LARGE
+def test_l2_shared_among_the_rows_of_a_large_batch(backend, dtype, rng, samples, batch_size):
+    net = network((6, 130, 5), ("tanh", "identity"), "half_mse", dtype)
+    run = Run(net, rule("adam", 20.0), rng, samples=samples)
+    penalties = np.full(3, np.nan)
+    losses = run.steps(backend, None, 0, batch_size, 3, penalties)
+    compare(run, losses, None, 0, batch_size, penalties)
+
+
+@LARGE
+def test_large_batches_give_the_same_bits_on_any_number_of_threads(backend, dtype, samples, batch_size):
+    net, results = network((6, 130, 5), ("tanh", "identity"), "log_loss", dtype), []
+    for threads in (1, 2, 3):
+        with num_threads(threads):
+            run = Run(net, rule("adam"), np.random.default_rng(8), samples=samples)
+            results.append((run.steps(backend, None, 0, batch_size, 3), run.parameters))
+    for losses, parameters in results[1:]:
+        assert_same_bits(losses, results[0][0])
+        assert_same_bits(parameters, results[0][1])
+
+
+@LARGE
+def test_gradients_of_large_batches(backend, dtype, rng, samples, batch_size):
+    net = network((6, 130, 5), ("tanh", "identity"), "cross_entropy", dtype)
+    run = Run(net, rule("sgd"), rng, samples=samples)
+    gradient = aligned_zeros(net.size, dtype)
+    value = backend.gradients(net, run.initial, run.x, run.t, gradient, backend.Workspace(net, samples, True))
+    weights, biases = wide(net, run.initial, np.float64)
+    expected, dw, db = oracles.gradients(net.activations, net.loss, weights, biases, run.x.astype(np.float64), run.t)
+    digits = float(np.sqrt(np.finfo(dtype).eps))
+    assert value == pytest.approx(expected, rel=digits)
+    for mine, theirs in zip([*net.weights(gradient), *net.biases(gradient)], [*dw, *db], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=digits, atol=digits * np.abs(theirs).max())
+
+
+def test_the_room_for_a_large_batch_is_that_for_a_part_of_it():
+    cpu, net = backends.load("cpu"), network((300, 400, 10), ("tanh", "identity"), "log_loss", np.dtype(np.float32))
+    small, large = (cpu.Workspace(net, rows, True).nbytes for rows in (1024, 10**6))
+    assert large - small < 2 * net.size * net.dtype.itemsize
 
 
 @pytest.mark.parametrize("widths", [(6, 9, 5), (24, 8, 2), (48, 16, 3)])

@@ -19,7 +19,18 @@ from .packing import TALL
 from .pairs import pair_block, steps_held
 from .product import prefetch_tile
 from .product_by_depth import goes_by_depth, product_by_depth
-from .simd import address_of, lanes, prefetch, steps_of, tile_add, tile_store, tile_sum, tile_zeros
+from .simd import (
+    address_of,
+    lanes,
+    load_first,
+    prefetch,
+    steps_of,
+    store_first,
+    tile_add,
+    tile_store,
+    tile_sum,
+    tile_zeros,
+)
 from .tiles import product
 
 
@@ -165,43 +176,70 @@ def input_gradient_in_pairs(
 
 
 @jit
+def _add_block(rows, columns, block, block_row, total, total_row):
+    """block[rows, columns] += total."""
+    for i in range(rows):
+        for j in range(0, columns, lanes(block)):
+            place, left = block + (i * block_row + j), columns - j
+            store_first(place, load_first(total + (i * total_row + j), left) + load_first(place, left), left)
+
+
+@jit
 def _ahead_of_weight_gradient(i, j, rows, columns, extras):
-    _, _, m, _, w, _, w0, w1, _, _, settings, _, _, _, _ = extras
+    _, _, m, _, w, _, w0, w1, _, _, settings, _, _, adds, w_total, _, _, _ = extras
     offset = i * m + j
+    if adds:
+        prefetch_tile(prefetch, rows, columns, w_total + offset, m)
     ahead_of_update(settings, rows, columns, w + offset, m, w0 + offset, w1 + offset)
 
 
 @jit
 def _after_weight_gradient(i, j, rows, columns, block, block_row, extras):
-    parts, _, m, sums, w, b, w0, w1, b0, b1, settings, l2, updates, _, _ = extras
+    parts, _, m, sums, w, b, w0, w1, b0, b1, settings, l2, updates, adds, w_total, b_total, _, _ = extras
     offset = i * m + j
+    if adds:
+        _add_block(rows, columns, block, block_row, w_total + offset, m)
     update(settings, updates, l2, rows, columns, block, block_row, w + offset, m, w0 + offset, w1 + offset)
     if i == 0:
         _sum_rows(parts, columns, sums + j, m, block)
+        if adds:
+            _add_block(1, columns, block, 0, b_total + j, 0)
         update(settings, updates, 0.0, 1, columns, block, m, b + j, m, b0 + j, b1 + j)
 
 
 @jit
 def _after_weight_gradient_in_pairs(i, j, rows, columns, block, block_row, extras):
     _after_weight_gradient(i, j, rows, columns, block, block_row, extras)
-    _, k, m, _, w, _, _, _, _, _, _, _, _, across, down = extras
+    _, k, m, _, w, _, _, _, _, _, _, _, _, _, _, _, across, down = extras
     pair_block(i, j, rows, columns, w + (i * m + j), m, k, m, across, down)
+
+
+PART_ROWS = 1024
+"""Rows of a batch whose gradients are summed in one product; in training they go forward and backward together. What a
+part computes comes from the caches then, and a weight gradient's operands, which each of its blocks reads from the first
+row to the last, do not pass by from memory."""
+
+
+@jit
+def parts_of_batch(n):
+    """Into how many parts, nearly equal, n rows are cut."""
+    return max(-(-n // PART_ROWS), 1)
 
 
 @jit
 def update_layer(
-    shared, me, n, k, m, x, dz, parts, sums, w, b, across, down, w0, w1, b0, b1, settings, l2, updates, zeros, packed,
-    capacity, scratch,
+    shared, me, n, k, m, x, dz, parts, sums, w, b, across, down, w0, w1, b0, b1, settings, l2, updates, adds, w_total,
+    b_total, zeros, packed, capacity, scratch,
 ):  # fmt: skip
     """Step w[k, m] along x[n, k]^T dz[n, m] and b[m] along the sum of dz; no gradient leaves the cache.
 
     sums[parts, m] have the same sum as dz: they are dz itself where that is not pairs. w0 and w1, b0 and b1 are the
-    optimiser's slots of w and b.
+    optimiser's slots of w and b. Where `adds`, these n rows' gradients are added to w_total and b_total first.
     """
     after = _after_weight_gradient if across is None else _after_weight_gradient_in_pairs
     product(
         shared, me, k, m, steps_of(n, x), x, 1, k, dz, m, False, zeros, 0, 0, w, 0, floor_of(IDENTITY, w), packed,
         capacity, scratch,
         _ahead_of_weight_gradient, after,
-        (parts, k, m, sums, w, b, w0, w1, b0, b1, settings, l2, updates, across, down),
+        (parts, k, m, sums, w, b, w0, w1, b0, b1, settings, l2, updates, adds, w_total, b_total, across, down),
     )  # fmt: skip

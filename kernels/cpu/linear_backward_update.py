@@ -2,19 +2,19 @@
 
 import numpy as np
 
-from ..contract import ACTIVATIONS, OPERATIONS, OPTIMIZERS
+from ..contract import ACTIVATIONS, GRADIENT_CODE, OPERATIONS, OPTIMIZERS
 from ..network import Optimizer
 from .activations import IDENTITY, copy_block, multiply_by_derivative
 from .compile import entry, jit
 from .direct import address
-from .layer import input_gradient, update_layer
+from .layer import PART_ROWS, input_gradient, parts_of_batch, update_layer
 from .losses import chunk_rows
 from .optimizers import L2, settings_of
 from .packing import Shape
 from .phases import claim, finish
 from .simd import float64_at, pointer_at
 from .team import conduct_by
-from .workspace import products_for
+from .workspace import products_for, room_for
 
 
 @jit
@@ -34,8 +34,9 @@ def _activation_gradient(shared, me, n, m, activation, dy, saved, dz):
 
 @entry
 def _linear_backward_update(
-    shared, me, like, zeros_address, packed_address, capacity, scratch_address, settings_address, updates, n, k, m,
-    x_address, w_address, b_address, saved, dy, dz_address, dx, state, activation,
+    shared, me, like, zeros_address, packed_address, capacity, scratch_address, settings_address, summing_address,
+    total_address, updates, n, k, m, x_address, w_address, b_address, saved, dy, dz_address, dx, state_address,
+    activation,
 ):  # fmt: skip
     zeros, packed = pointer_at(zeros_address, like), pointer_at(packed_address, like)
     scratch = pointer_at(scratch_address, like)
@@ -45,12 +46,17 @@ def _linear_backward_update(
     if dx != 0:
         dx_at = pointer_at(dx, like)
         input_gradient(shared, me, n, k, m, dz, w, dx_at, IDENTITY, dz, zeros, packed, capacity, scratch)
-    w0 = pointer_at(state, like)
-    b0, slot = w0 + k * m, (k + 1) * m
-    update_layer(
-        shared, me, n, k, m, x, dz, n, dz, w, b, None, None, w0, w0 + slot, b0, b0 + slot, settings, settings[L2],
-        updates, zeros, packed, capacity, scratch,
-    )  # fmt: skip
+    state, total, slot = pointer_at(state_address, like), pointer_at(total_address, like), (k + 1) * m
+    parts = parts_of_batch(n)
+    for part in range(parts):
+        first, end = n * part // parts, n * (part + 1) // parts
+        is_last, rows = part + 1 == parts, dz + first * m
+        rule, w0 = (settings, state) if is_last else (float64_at(summing_address), total)
+        b0 = w0 + k * m
+        update_layer(
+            shared, me, end - first, k, m, x + first * k, rows, end - first, rows, w, b, None, None, w0, w0 + slot, b0,
+            b0 + slot, rule, settings[L2], updates, part > 0, total, total + k * m, zeros, packed, capacity, scratch,
+        )  # fmt: skip
 
 
 def linear_backward_update(
@@ -68,11 +74,12 @@ def linear_backward_update(
 ) -> None:
     """See kernels/README.md; writes w, b, state, dz and, if it is not None, dx. `updates` counts from 1."""
     (n, k), m = x.shape, w.shape[1]
-    settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code)
+    settings, summing = settings_of(optimizer, OPTIMIZERS[optimizer.name].code), settings_of(optimizer, GRADIENT_CODE)
+    total = room_for("total", (k + 1) * m, w.itemsize) if n > PART_ROWS else 0
     flops = OPERATIONS["linear_backward_update"].flops(n, k, m)
-    products, crew = products_for(w.dtype, [Shape(n, m), Shape(m, k)], flops)
+    products, crew = products_for(w.dtype, [Shape(min(n, PART_ROWS), m), Shape(m, k)], flops)
     job = (
-        *products.addresses, address(settings), updates - 1,
+        *products.addresses, address(settings), address(summing), total, updates - 1,
         n, k, m, address(x), address(w), address(b), address(saved), address(dy), address(dz),
         0 if dx is None else address(dx), address(state), ACTIVATIONS[activation].code,
     )  # fmt: skip

@@ -34,7 +34,7 @@ from .simd import VECTOR_BYTES, address_of, pointer_at, steps_of
 from .team import PARALLEL_FLOPS, conduct_by
 from .tiles import product
 from .units import splits_product
-from .workspace import ZERO_ROW, pairs_of, products_for, room_for_pairs
+from .workspace import ZERO_ROW, pairs_of, products_for, room_for
 
 
 @entry
@@ -144,7 +144,7 @@ def matmul(
         products, crew = products_for(out.dtype, [Shape(k, m)], flops, parts)
         job = (
             *products.addresses, n, k, m, address(a), address(b), address(out),
-            room_for_pairs("a", n * steps), room_for_pairs("b", m * steps), transpose_a, transpose_b,
+            room_for("a", n * steps, 4), room_for("b", m * steps, 4), transpose_a, transpose_b,
         )  # fmt: skip
         conduct_by(crew, _matmul_in_pairs.in_parts(parts).address(out.dtype), job, flops)
         return

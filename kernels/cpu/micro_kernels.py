@@ -52,6 +52,8 @@ def copying_a(depth, a, a_step, b, b_step, start, start_row, c, c_row, floor, co
     for _ in range(depth):
         for column in range(PANEL):
             prefetch(b + (AHEAD // PANEL * b_step + column * lanes(c)))
+        for i in range(2 * TALL - 1, TALL, -lanes(c)):
+            prefetch(a + i)
         for i in range(0, TALL, lanes(c)):
             store(copy + i, load_first(a + i, TALL - i))
         tile = tile_multiply_add(tile, a, 1, b, None)

@@ -49,6 +49,20 @@ def block_start(depth, block, blocks):
 
 
 @jit
+def slab_start(slab):
+    """The first step of a slab (depth, first, end) of the blocks of a sum over `depth`."""
+    depth, first, _ = slab
+    return block_start(depth, first, depth_blocks(depth))
+
+
+@jit
+def slab_end(slab):
+    """The step after a slab's last."""
+    depth, _, end = slab
+    return block_start(depth, end, depth_blocks(depth))
+
+
+@jit
 def _pack_panel_transposed(depth, columns, b, b_row, packed):
     """packed[depth, PANEL vectors] = the transpose of `columns` rows of length `depth` at b, zeros beyond them."""
     count = lanes(b)

@@ -31,6 +31,8 @@ from .packing import (
     depth_blocks,
     pack_transposed,
     panels_start,
+    slab_end,
+    slab_start,
 )
 from .phases import RANK, SIZE, claim, finish
 from .simd import (
@@ -117,11 +119,12 @@ def prefetch_tile(ask, rows, columns, p, p_row):
 
 @jit
 def multiply_block(
-    me, rows, columns, depth, is_row, a, a_row, a_step, tile, b, b_step, transposed, panels, copies, is_kept, is_new,
+    me, rows, columns, slab, is_row, a, a_row, a_step, tile, b, b_step, transposed, panels, copies, is_kept, is_new,
     start, start_row, start_step, c, c_row, floor, ask_for, i0, j0, extras,
 ):  # fmt: skip
     """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0); `is_row` says that C is one row.
 
+    `slab` is (depth, first, end): the blocks of steps, of those of a sum over `depth`, that a and b hold.
     Where `tile` is not 0 it is room for a copy of one tile's part of A. Where `panels` is not 0 there is room for so
     many at `copies`: for those of every part and block of steps if they are kept for the next blocks of rows, else of
     one; `is_new` says that they are still to be made. A panel that the last column cuts off is made of a transposed B
@@ -129,12 +132,16 @@ def multiply_block(
     """
     group = PANEL * lanes(c)
     no_floor = element(c, -np.inf)
-    blocks, terms = depth_blocks(depth), 2 * parts_of(a) - 1
-    for visit in range(blocks * terms):
-        depth_block, term = visit // terms, visit % terms
-        k, end = block_start(depth, depth_block, blocks), block_start(depth, depth_block + 1, blocks)
+    whole, first_block, end_block = slab
+    blocks, begin_k = depth_blocks(whole), slab_start(slab)
+    depth, terms = slab_end(slab) - begin_k, 2 * parts_of(a) - 1
+    visits = (end_block - first_block) * terms
+    for visit in range(visits):
+        depth_block, term = first_block + visit // terms, visit % terms
+        k = block_start(whole, depth_block, blocks) - begin_k
+        end = block_start(whole, depth_block + 1, blocks) - begin_k
         a_k, b_k = k + low_of_a(term, depth), k + low_of_b(term, depth)
-        is_last = visit == blocks * terms - 1
+        is_last = visit == visits - 1
         limit = floor if is_last else no_floor
         b_copy = copies + (panels_start(low_of_b(term, 1), depth, k, panels, group) if is_kept else 0)
         if transposed and panels > 0 and ((is_new and term < 2) or not is_kept):
@@ -224,24 +231,24 @@ MOST_OF_A = 3 * MOST_PACKED
 """Bytes of A between two uses of one element by neighbouring columns of chunks: rows beyond are another strip."""
 
 
+SLAB_BY_COLUMNS, SLAB_BY_ROWS = 4, 16
+"""Blocks of steps in a slab, where A is stored by columns, and where by rows. All of C reads a slab before the next one:
+what its blocks share then stays in L3, where columns that lie far apart would else come from memory block by block."""
+
+
 @jit
-def product(
-    shared, me, rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
-    c, c_row, floor, packed, capacity, scratch, ask_for, after_block, extras,
+def depth_slabs(columns, depth, a_step):
+    """Into how many slabs the steps of a sum are cut; a single column of C reads A once in any case."""
+    return -(-depth_blocks(depth) // (SLAB_BY_ROWS if a_step == 1 else SLAB_BY_COLUMNS)) if columns > 1 else 1
+
+
+@jit
+def _slab(
+    shared, me, rows, columns, slab, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
+    c, c_row, floor, packed, capacity, scratch, ask_for, after_block, is_last, extras,
 ):  # fmt: skip
-    """A phase, a whole product: C[rows, columns] = max(A B + start, floor), block by block.
-
-    B is b[depth, columns] with `b_step` elements between rows; where `transposed` it is stored as b[columns, depth].
-    start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of each member.
-    A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
-    after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows. Before a
-    tile's last steps ask_for(i, j, rows, columns, extras) may prefetch what after_block will read there.
-
-    Chunks are counted down the columns, so that a member keeps to its part of B, or where C has no fewer rows than
-    columns, within a strip of rows for each member. What is updated instead of written is cut so too: two cores that
-    change two halves of every row of the weights would take lines from one another, those of a page being asked for
-    before they are needed, and a core reads whole rows when the input gradient is next.
-    """
+    """A phase: as `product`, of one slab, as `multiply_block` has it; `after_block` is called where it `is_last`."""
+    depth = slab_end(slab) - slab_start(slab)
     group, size = PANEL * lanes(c), VECTOR_BYTES // lanes(c)
     held = depth * parts_of(b)
     own = packed + me[RANK] * capacity
@@ -279,16 +286,49 @@ def product(
         else:
             wanted = panels if transposed or j == last or count >= TALL else 0
             multiply_block(
-                me, count, width, depth, rows == 1, a_block, a_row, a_step, tile, b_block, b_step, transposed, wanted,
+                me, count, width, slab, rows == 1, a_block, a_row, a_step, tile, b_block, b_step, transposed, wanted,
                 own + room, is_kept, j != last, start_block, start_row, start_step, block, block_row, floor,
                 ask_for, i, j, extras,
             )  # fmt: skip
             last = j if wanted > 0 else last
         stamp(me, WORK)
-        after_block(i, j, count, width, block, block_row, extras)
-        stamp(me, EPILOGUE)
+        if is_last:
+            after_block(i, j, count, width, block, block_row, extras)
+            stamp(me, EPILOGUE)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
+
+
+@jit
+def product(
+    shared, me, rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
+    c, c_row, floor, packed, capacity, scratch, ask_for, after_block, extras,
+):  # fmt: skip
+    """A phase, a whole product: C[rows, columns] = max(A B + start, floor), block by block.
+
+    B is b[depth, columns] with `b_step` elements between rows; where `transposed` it is stored as b[columns, depth].
+    start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of each member.
+    A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
+    after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows. Before a
+    tile's last steps ask_for(i, j, rows, columns, extras) may prefetch what after_block will read there.
+
+    Chunks are counted down the columns, so that a member keeps to its part of B, or where C has no fewer rows than
+    columns, within a strip of rows for each member. What is updated instead of written is cut so too: two cores that
+    change two halves of every row of the weights would take lines from one another, those of a page being asked for
+    before they are needed, and a core reads whole rows when the input gradient is next.
+    """
+    slabs, blocks = 1 if c_row == 0 or parts_of(a) > 1 else depth_slabs(columns, depth, a_step), depth_blocks(depth)
+    for index in range(slabs):
+        slab, is_last = (depth, blocks * index // slabs, blocks * (index + 1) // slabs), index == slabs - 1
+        k, limit = slab_start(slab), floor if is_last else element(c, -np.inf)
+        begin, begin_row, begin_step = start, start_row, start_step
+        if index > 0:
+            begin, begin_row, begin_step = c, c_row, 1
+        _slab(
+            shared, me, rows, columns, slab, a + k * a_step, a_row, a_step, b + k * (1 if transposed else b_step),
+            b_step, transposed, begin, begin_row, begin_step, c, c_row, limit, packed, capacity, scratch, ask_for,
+            after_block, is_last, extras,
+        )  # fmt: skip
 
 
 def scratch_size(itemsize: int) -> int:

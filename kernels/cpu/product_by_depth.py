@@ -46,7 +46,7 @@ def product_by_depth(
         k, end = block_start(depth, block, blocks), block_start(depth, block + 1, blocks)
         part = packed + (block * size + j)
         multiply_block(
-            me, rows, min(width, columns - j), end - k, rows == 1, a + k, a_row, 1, pointer_at(0, packed),
+            me, rows, min(width, columns - j), (end - k, 0, 1), rows == 1, a + k, a_row, 1, pointer_at(0, packed),
             b + (k * columns + j), columns, False, 0, packed, False, False, zeros, 0, 0, part, columns,
             element(c, -np.inf), ask_for, 0, j, extras,
         )  # fmt: skip

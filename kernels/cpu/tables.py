@@ -12,10 +12,11 @@ bfloat16, are the addresses of the pairs of y and w, 0 where no product reads th
 (
     LAYERS, LOSS, ROWS, BATCH_X, BATCH_TARGET, BATCH_LABELS, GRADIENT0, GRADIENT1, PARTIAL, SCRATCH, ZEROS,
     PACKED, CAPACITY, ARENAS, ARENA_SIZE, COPIES, COPY_SIZE, JOINED, BLOCK, SHARED_ROWS, SQUARES, X_ACROSS, X_DOWN,
-    DZ_ACROSS0, DZ_ACROSS1, DZ_DOWN0, DZ_DOWN1, SUMS0, SUMS1, PLAN_FIELDS,
-) = range(30)  # fmt: skip
+    DZ_ACROSS0, DZ_ACROSS1, DZ_DOWN0, DZ_DOWN1, SUMS0, SUMS1, TOTAL, SUMMING, PLAN_FIELDS,
+) = range(32)  # fmt: skip
 """The plan: counts and codes, then addresses. GRADIENT0 and GRADIENT1 hold dJ/dz of even and odd layers, in bfloat16 of
-the last alone. SQUARES is for partial sums of squared weights. The last eight, of bfloat16, are pairs of the batch's x,
-and pairs and sums of rows of dJ/dz. For a network that runs across the batch the two gradients, SCRATCH and ZEROS are
-offsets in each member's arena, BLOCK and SHARED_ROWS say what a batch is cut into, and JOINED, of each chunk, whether
-its gradients were added to its group's first copy."""
+the last alone. SQUARES is for partial sums of squared weights. X_ACROSS to SUMS1, of bfloat16, are pairs of the batch's
+x, and pairs and sums of rows of dJ/dz. TOTAL, in the flat layout, is for the gradients of a batch's first parts, and
+SUMMING the settings of the rule that leaves them there. For a network that runs across the batch the two gradients,
+SCRATCH and ZEROS are offsets in each member's arena, BLOCK and SHARED_ROWS say what a batch is cut into, and JOINED, of
+each chunk, whether its gradients were added to its group's first copy."""

@@ -15,6 +15,7 @@ from .layer import (
     forward_layer_to_update,
     input_gradient,
     input_gradient_in_pairs,
+    parts_of_batch,
     sum_tiles,
     update_layer,
 )
@@ -64,7 +65,9 @@ from .tables import (
     PARTIAL,
     SAVED,
     SCRATCH,
+    SUMMING,
     SUMS0,
+    TOTAL,
     W_ACROSS,
     W_DOWN,
     WEIGHTS,
@@ -105,8 +108,11 @@ def _gather(
 
 
 @jit
-def _loss(shared, me, pairs, plan, layer, n, target, labels, value):
-    """Two phases: dJ/dz of the last layer to its gradient buffer, and J's partial sums; J to value[0]."""
+def _loss(shared, me, pairs, plan, layer, batch, n, target, labels, value, is_first):
+    """Two phases: dJ/dz of the last layer to its gradient buffer, and J's partial sums.
+
+    What these n rows add to J of a batch of `batch` is added to value[0], or where they are its first put there.
+    """
     mark(me, IN_LOSS, plan[LAYERS] - 1)
     m, activation = layer[OUTPUTS], layer[ACTIVATION]
     y, saved = pointer_at(layer[OUTPUT], target), pointer_at(layer[SAVED], target)
@@ -120,7 +126,7 @@ def _loss(shared, me, pairs, plan, layer, n, target, labels, value):
         i = chunk * rows
         count = min(rows, n - i)
         named = labels + i if address_of(labels) != 0 else labels
-        partial[chunk] = rows_loss(plan[LOSS], n, count, m, y + i * m, target + i * m, named, dz + i * m, True)
+        partial[chunk] = rows_loss(plan[LOSS], batch, count, m, y + i * m, target + i * m, named, dz + i * m, True)
         multiply_by_derivative(activation, count, m, dz + i * m, m, saved + i * m, m)
         if pairs is not None:
             sum_tiles(i, 0, count, m, dz + i * m, m, m, pointer_at(plan[SUMS0 + index % 2], target))
@@ -130,7 +136,7 @@ def _loss(shared, me, pairs, plan, layer, n, target, labels, value):
     finish(shared, me, chunks)
     # A phase of its own, done before the next step's sums overwrite these.
     if claim(shared, me, 1) == 0:
-        value[0] = mean_loss(plan[LOSS], n, m, partial, chunks)
+        value[0] = (0.0 if is_first else value[0]) + mean_loss(plan[LOSS], batch, m, partial, chunks)
     move_on(shared, me, 1)
 
 
@@ -175,8 +181,11 @@ def _forward(shared, me, pairs, plan, layers, n, x, w):
 
 
 @jit
-def _backward(shared, me, plan, layers, n, x, parameters, state, size, settings, l2, updates):
-    """Every layer from the last: dJ/dz of the layer below, by the weights as they were, then this layer's update."""
+def _backward(shared, me, plan, layers, n, x, parameters, state, size, settings, l2, updates, total, adds):
+    """Every layer from the last: dJ/dz of the layer below, by the weights as they were, then this layer's update.
+
+    Where `adds`, its gradient is that of these n rows and what lies in `total`.
+    """
     packed, scratch, zeros = pointer_at(plan[PACKED], x), pointer_at(plan[SCRATCH], x), pointer_at(plan[ZEROS], x)
     for index in range(plan[LAYERS] - 1, -1, -1):
         layer = layers + index * LAYER_FIELDS
@@ -195,13 +204,15 @@ def _backward(shared, me, plan, layers, n, x, parameters, state, size, settings,
         mark(me, IN_WEIGHT_GRADIENT, index)
         update_layer(
             shared, me, n, k, m, below, dz, n, dz, w, b, None, None, w0, w0 + size, b0, b0 + size, settings, l2,
-            updates, zeros, packed, plan[CAPACITY], scratch,
+            updates, adds, total + layer[WEIGHTS], total + layer[BIAS], zeros, packed, plan[CAPACITY], scratch,
         )  # fmt: skip
 
 
 @jit
-def _backward_in_pairs(shared, me, pairs, plan, layers, n, parameters, state, size, settings, l2, updates, is_last):
-    """As `_backward`; renews the weights' pairs too, unless no step follows."""
+def _backward_in_pairs(
+    shared, me, pairs, plan, layers, n, parameters, state, size, settings, l2, updates, total, adds, renews
+):  # fmt: skip
+    """As `_backward`; where it `renews` them, the weights' pairs too."""
     packed, scratch = pointer_at(plan[PACKED], pairs), pointer_at(plan[SCRATCH], state)
     zeros, parts = pointer_at(plan[ZEROS], state), -(-n // TALL)
     for index in range(plan[LAYERS] - 1, -1, -1):
@@ -226,8 +237,9 @@ def _backward_in_pairs(shared, me, pairs, plan, layers, n, parameters, state, si
         update_layer(
             shared, me, n, k, m, below, pointer_at(plan[DZ_DOWN0 + index % 2], pairs), parts,
             pointer_at(plan[SUMS0 + index % 2], state), w, b,
-            pointer_at(0 if is_last else layer[W_ACROSS], pairs), pointer_at(0 if is_last else layer[W_DOWN], pairs),
-            w0, w0 + size, b0, b0 + size, settings, l2, updates, zeros, packed, plan[CAPACITY], scratch,
+            pointer_at(layer[W_ACROSS] if renews else 0, pairs), pointer_at(layer[W_DOWN] if renews else 0, pairs),
+            w0, w0 + size, b0, b0 + size, settings, l2, updates, adds, total + layer[WEIGHTS], total + layer[BIAS],
+            zeros, packed, plan[CAPACITY], scratch,
         )  # fmt: skip
 
 
@@ -253,38 +265,48 @@ def _train(
     down = None if pairs is None else pointer_at(plan[X_DOWN], pairs)
     if pairs is not None:
         _pair_weights(shared, me, pairs, plan, layers, w)
+    total, summing = pointer_at(plan[TOTAL], like), float64_at(plan[SUMMING])
     position = start
     for step in range(steps):
-        first = position % rows
-        n = min(batch_size, rows - first)
-        begin_step(me, updates + step, n)
-        if gathers:
-            step_x, step_target, step_labels = batch_x, batch_target, batch_labels
-            _gather(
-                shared, me, n, order + position, x, k, batch_x, across, down, target, m, batch_target, labels,
-                batch_labels,
-            )  # fmt: skip
-        else:
-            step_x, step_target = x + first * k, target + first * m
-            step_labels = labels + first if has_labels else labels
-            if pairs is not None:
-                mark(me, IN_ROUNDING, 0)
-                pair_matrix(shared, me, n, k, step_x, across, down)
-        _forward(shared, me, pairs, plan, layers, n, step_x, w)
-        _loss(shared, me, pairs, plan, last, n, step_target, step_labels, losses + step)
-        l2 = settings[L2]
-        if penalties_address != 0:
-            l2 /= n
-            mark(me, IN_PENALTY, EVERY_LAYER)
-            penalty(shared, me, plan, layers, l2, w, penalties + step)
-        if pairs is None:
-            _backward(shared, me, plan, layers, n, step_x, w, state, size, settings, l2, updates + step)
-        else:
-            is_last = step + 1 == steps
-            _backward_in_pairs(
-                shared, me, pairs, plan, layers, n, w, state, size, settings, l2, updates + step, is_last
-            )
-        position += n
+        batch = min(batch_size, rows - position % rows)
+        begin_step(me, updates + step, batch)
+        parts = parts_of_batch(batch)
+        for part in range(parts):
+            first, end = batch * part // parts, batch * (part + 1) // parts
+            n, is_last = end - first, part + 1 == parts
+            first += position
+            if gathers:
+                step_x, step_target, step_labels = batch_x, batch_target, batch_labels
+                _gather(
+                    shared, me, n, order + first, x, k, batch_x, across, down, target, m, batch_target, labels,
+                    batch_labels,
+                )  # fmt: skip
+            else:
+                first %= rows
+                step_x, step_target = x + first * k, target + first * m
+                step_labels = labels + first if has_labels else labels
+                if pairs is not None:
+                    mark(me, IN_ROUNDING, 0)
+                    pair_matrix(shared, me, n, k, step_x, across, down)
+            _forward(shared, me, pairs, plan, layers, n, step_x, w)
+            _loss(shared, me, pairs, plan, last, batch, n, step_target, step_labels, losses + step, part == 0)
+            l2 = settings[L2]
+            if penalties_address != 0:
+                l2 /= batch
+                if is_last:
+                    mark(me, IN_PENALTY, EVERY_LAYER)
+                    penalty(shared, me, plan, layers, l2, w, penalties + step)
+            rule, memory = (settings, state) if is_last else (summing, total)
+            if pairs is None:
+                _backward(
+                    shared, me, plan, layers, n, step_x, w, memory, size, rule, l2, updates + step, total, part > 0
+                )
+            else:
+                _backward_in_pairs(
+                    shared, me, pairs, plan, layers, n, w, memory, size, rule, l2, updates + step, total, part > 0,
+                    is_last and step + 1 < steps,
+                )  # fmt: skip
+        position += batch
 
 
 def way_of(workspace: Workspace) -> tuple[Entry, tuple[int, int]]:

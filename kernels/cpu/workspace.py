@@ -6,12 +6,13 @@ from collections.abc import Callable
 import numpy as np
 
 from ..caches import cache_bytes
-from ..contract import ACTIVATIONS, LOSSES, forward_flops, step_flops
+from ..contract import ACTIVATIONS, GRADIENT_CODE, LOSSES, forward_flops, step_flops
 from ..cores import most_threads
 from ..network import Layer, Network, Optimizer, aligned_zeros
 from .across import block_rows, chunks_of, gradient_row, padded, runs_across
 from .direct import address
 from .distance import members_together
+from .layer import PART_ROWS
 from .losses import MOST_CHUNKS
 from .micro_kernels import BROAD
 from .optimizers import settings_of
@@ -45,7 +46,9 @@ from .tables import (
     SCRATCH,
     SHARED_ROWS,
     SQUARES,
+    SUMMING,
     SUMS0,
+    TOTAL,
     W_ACROSS,
     W_DOWN,
     X_ACROSS,
@@ -119,12 +122,12 @@ def products_for(dtype: np.dtype, shapes: list[Shape], flops: int, parts: int = 
     return products, crew
 
 
-def room_for_pairs(operand: str, count: int) -> int:
-    """The address of the calling thread's room for so many pairs of this operand of a single operation; kept too."""
+def room_for(role: str, count: int, itemsize: int) -> int:
+    """The address of the calling thread's room for so many elements that a single operation needs; kept too."""
     kept = _kept.__dict__
-    room = kept.get(operand)
-    if room is None or room.size < count:
-        room = kept[operand] = aligned_zeros(count, np.float32)
+    room = kept.get(role)
+    if room is None or room.size < count * itemsize:
+        room = kept[role] = aligned_zeros(count * itemsize, np.uint8)
     return address(room)
 
 
@@ -151,7 +154,7 @@ class Workspace:
         self._settings: tuple[Optimizer, int, np.ndarray] | None = None
         self.parts = parts_of_operands(network)
         across = training and self.parts == 0 and self.may_run_across and runs_across(network)
-        held = min(rows, FORWARD_ROWS) if across else rows
+        held = min(rows, FORWARD_ROWS if across else PART_ROWS) if training else rows
         row_major = training and not across
         outputs = [
             self._new(held * layer.outputs, dtype) if self._stores_output(network, layer, training) else 0
@@ -163,16 +166,16 @@ class Workspace:
         ]
         layers_table, plan = _tables(network, outputs, saved)
         if self.parts:
-            self._pairs(network, training, layers_table, plan)
+            self._pairs(network, held, training, layers_table, plan)
         if row_major:
-            plan[BATCH_X] = self._new(rows * widths[0], dtype)
+            plan[BATCH_X] = self._new(held * widths[0], dtype)
         self.tables = self._kept(layers_table, plan)
         self.row_flops = forward_flops(widths, 1)
         self.is_large = network.size * dtype.itemsize >= PARALLEL_BYTES
         shapes = [Shape(layer.inputs, layer.outputs) for layer in layers]
         if training:
             shapes += [Shape(layer.outputs, layer.inputs) for layer in layers]
-            shapes += [Shape(rows, layer.outputs) for layer in layers]
+            shapes += [Shape(held, layer.outputs) for layer in layers]
         self.products = Products(dtype, [] if across else shapes, self.parts)
         self.most_members = self.products.threads
         plan[ROWS] = held
@@ -191,15 +194,19 @@ class Workspace:
         if across:
             self.across = self._across(network, rows)
         elif training:
-            plan[BATCH_TARGET] = self._new(rows * widths[-1], dtype)
-            plan[BATCH_LABELS] = self._new(rows, np.dtype(np.int64))
+            plan[BATCH_TARGET] = self._new(held * widths[-1], dtype)
+            plan[BATCH_LABELS] = self._new(held, np.dtype(np.int64))
             if self.parts:
-                plan[GRADIENT0 + (len(layers) - 1) % 2] = self._new(rows * widths[-1], dtype)
+                plan[GRADIENT0 + (len(layers) - 1) % 2] = self._new(held * widths[-1], dtype)
             else:
-                even, odd = rows * max(widths[1::2]), rows * max(widths[2::2], default=0)
+                even, odd = held * max(widths[1::2]), held * max(widths[2::2], default=0)
                 plan[GRADIENT0], plan[GRADIENT1] = self._new(even, dtype), self._new(odd, dtype)
             plan[PARTIAL] = self._new(MOST_CHUNKS, np.dtype(np.float64))
             plan[SQUARES] = self._new(PARTS * len(layers), np.dtype(np.float64))
+            if rows > held:
+                plan[TOTAL] = self._new(network.size, dtype)
+                self._buffers.append(settings_of(Optimizer(), GRADIENT_CODE))
+                plan[SUMMING] = address(self._buffers[-1])
         self.nbytes = sum(buffer.nbytes for buffer in self._buffers) + self.products.nbytes
 
     def crew_for(self, rows: int) -> Callable[[], tuple[int, int]]:
@@ -232,7 +239,7 @@ class Workspace:
         self._buffers += layers, plan
         return address(layers), address(plan)
 
-    def _pairs(self, network: Network, training: bool, layers: np.ndarray, plan: np.ndarray) -> None:
+    def _pairs(self, network: Network, rows: int, training: bool, layers: np.ndarray, plan: np.ndarray) -> None:
         """Buffers for the pairs of x, and of each layer's weights, outputs and dJ/dz, where products read them.
 
         An address that stays 0 says that none does.
@@ -244,7 +251,6 @@ class Workspace:
         def down(rows: int, columns: int) -> int:
             return self._new(self.parts * pairs_of(rows) * columns, network.dtype)
 
-        rows = self.rows
         plan[X_ACROSS] = across(rows, network.widths[0])
         for index, layer in enumerate(network.layers):
             layers[index, W_DOWN] = down(layer.inputs, layer.outputs)
