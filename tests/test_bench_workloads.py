@@ -44,7 +44,11 @@ def test_the_default_run_holds_what_the_project_promises():
     default = {workload.name for _, workload in run.choose(["train"], (), (workloads.QUICK, STANDARD))}
     assert {f"width-{width}" for width in (16, 32, 64, 128, 256, 512, 1024)} <= default
     assert {"article", "digits", "regression", "deep"} <= {w.name for w in TRAINING if w.tier == workloads.QUICK}
-    assert {workload.name for workload in TRAINING if workload.tier == LARGE} == {"large-1024", "large-4096", "large-batch"}
+    assert {workload.name for workload in TRAINING if workload.tier == LARGE} == {
+        "large-1024",
+        "large-4096",
+        "large-batch",
+    }
 
 
 def test_the_suites_hold_every_row_of_the_goals():

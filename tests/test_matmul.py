@@ -77,7 +77,9 @@ def test_exact_where_operands_are_copied(backend, dtype, rng, canary, product, t
 
 
 @pytest.mark.parametrize("transposes", TRANSPOSES)
-@pytest.mark.parametrize("shape", [(1, 300, 700), (33, 40, 768), (121, 300, 577), (600, 512, 512), (700, 1400, 257), (70, 10000, 300)])
+@pytest.mark.parametrize(
+    "shape", [(1, 300, 700), (33, 40, 768), (121, 300, 577), (600, 512, 512), (700, 1400, 257), (70, 10000, 300)]
+)
 def test_the_same_bits_on_any_number_of_threads(dtype, rng, shape, transposes):
     """Chunks are cut for so many threads; no sum may depend on where."""
     n, k, m = shape

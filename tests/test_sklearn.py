@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import pickle
 import signal
+import threading
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ import scipy.sparse
 
 sklearn = pytest.importorskip("sklearn")
 
+import threadpoolctl  # noqa: E402
 from sklearn import neural_network  # noqa: E402
 from sklearn.base import clone  # noqa: E402
 from sklearn.datasets import load_diabetes, load_digits, make_multilabel_classification  # noqa: E402
@@ -27,6 +29,7 @@ from fastmlp import interrupt  # noqa: E402
 from fastmlp.errors import BackendUnavailable  # noqa: E402
 from fastmlp.sklearn import MLPClassifier, MLPRegressor, sparse  # noqa: E402
 from fastmlp.sklearn.engine import Engine  # noqa: E402
+from fastmlp.sklearn.lbfgs import Objective, one_threaded_blas  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -228,7 +231,11 @@ def test_the_learning_goes_on_where_it_stopped(dtype):
 @pytest.mark.parametrize(
     ("settings", "x", "reason"),
     [
-        ({"solver": "lbfgs"}, DIGITS, "solver='lbfgs'"),
+        (
+            {"solver": "lbfgs"},
+            scipy.sparse.hstack([DIGITS, scipy.sparse.csr_array((600, 3000))], "csr"),
+            "X is sparse, with 3064 features",
+        ),
         (
             {},
             scipy.sparse.hstack([DIGITS, scipy.sparse.csr_array((600, 3000))], "csr"),
@@ -249,6 +256,132 @@ def test_what_is_not_covered_runs_scikit_learns_code_and_is_logged(settings, x, 
     rows = sparse.dense(x)
     np.testing.assert_allclose(ours.predict_proba(rows), reference.predict_proba(rows), rtol=0, atol=1e-13)
     np.testing.assert_allclose(ours.predict_proba(x), reference.predict_proba(x), rtol=0, atol=1e-13)
+
+
+LBFGS = {
+    "default": {},
+    "no hidden layer": {"hidden_layer_sizes": (), "alpha": 0.0},
+    "two": {"hidden_layer_sizes": (30, 20), "activation": "tanh", "alpha": 0.1},
+    "wide": {"hidden_layer_sizes": (150,), "activation": "logistic", "alpha": 3.0},
+    "poisson": {"loss": "poisson", "activation": "tanh"},
+}
+
+
+def assert_follows_lbfgs(ours, theirs, dtype):
+    """Half of the digits: L-BFGS divides by differences of gradients, and so enlarges their rounding step by step.
+
+    A wrong formula agrees in one or two.
+    """
+    digits = float(np.sqrt(np.finfo(dtype).eps))
+    for name in ("n_iter_", "n_layers_", "out_activation_"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    for a, b in zip(ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=digits)
+    assert ours.loss_ == pytest.approx(theirs.loss_, rel=digits)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("problem", "name"),
+    [(problem, name) for problem in PROBLEMS for name in LBFGS if name != "poisson" or problem == "regression"],
+)
+def test_lbfgs_follows_scikit_learn(problem, name, weighted, dtype, caplog):
+    caplog.set_level(logging.INFO, "fastmlp.sklearn")
+    kind, x, y = PROBLEMS[problem]
+    if name == "poisson":
+        y = np.exp(y)
+    ours = kind(solver="lbfgs", max_iter=6, random_state=3, **LBFGS[name])
+    reference, x = theirs(ours), x.astype(dtype)
+    weights = np.linspace(1, 3, len(x)) if weighted else None
+    for estimator in (ours, reference):
+        estimator.fit(x, y, weights)
+    assert "was accelerated: 6 iterations" in caplog.text
+    assert_follows_lbfgs(ours, reference, dtype)
+    np.testing.assert_allclose(ours._forward_pass_fast(x), reference._forward_pass_fast(x), rtol=0, atol=1e-2)
+
+
+def test_lbfgs_goes_on_from_where_it_was_and_from_where_an_error_left_it(monkeypatch):
+    ours = MLPClassifier((20,), solver="lbfgs", max_iter=3, warm_start=True, random_state=3)
+    reference = theirs(ours)
+    for estimator in (ours, reference):
+        estimator.fit(DIGITS, CLASSES).fit(DIGITS, CLASSES)
+    assert_follows_lbfgs(ours, reference, np.float64)
+    evaluate, calls, before = Objective.__call__, [], ours.coefs_[0].copy()
+
+    def interrupted(self, *parameters):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return evaluate(self, *parameters)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Objective, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ours.fit(DIGITS, CLASSES)
+    assert np.isfinite(ours.coefs_[0]).all()
+    assert (ours.coefs_[0] != before).any()
+    assert ours.fit(DIGITS, CLASSES).loss_ < reference.loss_
+
+
+def test_lbfgs_recovers_from_a_step_to_where_numbers_end(rng):
+    """As SciPy's line search does; of no evaluation anything stays that is not finite."""
+    x, y = rng.normal(size=(40, 3)), np.exp(rng.normal(size=40))
+    objective = Objective(["relu"], "exp", "poisson", 0.1, x, y[:, np.newaxis], None)
+    shapes, at = ((3, 5), (5, 1)), rng.normal(size=(2, 5, 5)) / 3
+    coefs, intercepts = [at[0][: a[0], : a[1]].copy() for a in shapes], [at[1][0, : a[1]].copy() for a in shapes]
+    value, gradient = objective(coefs, intercepts)
+    with np.errstate(all="ignore"):
+        worst, _ = objective([1e200 * w for w in coefs], intercepts)
+    assert not np.isfinite(worst)
+    again, gradient_again = objective(coefs, intercepts)
+    assert value == again
+    np.testing.assert_array_equal(gradient, gradient_again)
+    numeric = [
+        (objective(_moved(coefs, i, 1e-6), intercepts)[0] - objective(_moved(coefs, i, -1e-6), intercepts)[0]) / 2e-6
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(gradient[:3], numeric, rtol=1e-5, atol=1e-8)
+
+
+def _moved(coefs, i, step):
+    first = coefs[0].copy()
+    first[0, i] += step
+    return [first, coefs[1]]
+
+
+def blas_threads():
+    return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+
+def test_lbfgs_gives_blas_its_threads_back(monkeypatch):
+    """After fits that overlap, the first one ending first, and after an error."""
+    before, seen, inside, left = blas_threads(), [], threading.Event(), threading.Event()
+
+    def overlap():
+        with one_threaded_blas():
+            inside.set()
+            left.wait()
+
+    other = threading.Thread(target=overlap)
+    with one_threaded_blas():
+        seen.append(blas_threads())
+        other.start()
+        inside.wait()
+    assert blas_threads() == before
+    left.set()
+    other.join()
+    assert blas_threads() == before
+
+    def failing(self, *parameters):
+        seen.append(blas_threads())
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Objective, "__call__", failing)
+    with pytest.raises(ZeroDivisionError):
+        MLPClassifier((20,), solver="lbfgs").fit(DIGITS, CLASSES)
+    assert blas_threads() == before
+    assert seen == [[1] * len(before)] * 2
 
 
 @pytest.mark.parametrize("kind", ["csr_array", "csc_matrix", "coo_array"])

@@ -24,7 +24,7 @@ from fastmlp.errors import ArgumentError  # noqa: E402
 from fastmlp.kernels.contract import ACTIVATIONS  # noqa: E402
 from fastmlp.sklearn import Epoch, MLPClassifier, MLPRegressor, settings  # noqa: E402
 from fastmlp.sklearn.engine import Engine  # noqa: E402
-from fastmlp.sklearn.layerwise import LayerSteps  # noqa: E402
+from fastmlp.sklearn.layerwise import Layers, LayerSteps  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -189,7 +189,7 @@ def test_a_step_with_dropout_goes_along_the_gradient_of_what_is_left(activation,
     before = [a.copy() for a in model.coefs_ + model.intercepts_]
     rows = np.arange(50)
     loss = steps._step(rows, 1)
-    masks = [layer.mask[:50] for layer in steps._layers[:-1]]
+    masks = [layer.mask[:50] for layer in steps._layers.buffers[:-1]]
     functions = {
         "relu": lambda z: np.maximum(z, 0),
         "tanh": np.tanh,
@@ -224,7 +224,7 @@ def test_dropout_leaves_out_its_share_and_scales_up_the_rest(dropout, monkeypatc
     masks = []
     for step in range(20):
         steps._step(np.arange(64), step + 1)
-        masks.append(steps._layers[0].mask.copy())
+        masks.append(steps._layers.buffers[0].mask.copy())
     masks = np.array(masks)
     dropped = round(dropout * 2**16) / 2**16
     assert set(np.unique(masks)) == {0.0, 1 / (1 - dropped)}
@@ -234,7 +234,7 @@ def test_dropout_leaves_out_its_share_and_scales_up_the_rest(dropout, monkeypatc
     centred = (masks == 0) - dropped
     for shifted in (np.roll(centred, 1, 0), np.roll(centred, 1, 1), np.roll(centred, 1, 2)):
         assert abs((centred * shifted).mean()) < 5 * dropped * (1 - dropped) / np.sqrt(masks.size)
-    assert steps._layers[-1].mask is None
+    assert steps._layers.buffers[-1].mask is None
 
 
 def test_dropout_follows_random_state_and_is_for_training_alone():
@@ -252,13 +252,13 @@ def test_dropout_follows_random_state_and_is_for_training_alone():
 
 
 def test_masks_differ_from_one_partial_fit_to_the_next(monkeypatch):
-    drawn, draw = [], LayerSteps._draw
+    drawn, draw = [], Layers._draw
 
     def spy(self, mask):
         draw(self, mask)
         drawn.append(mask.copy())
 
-    monkeypatch.setattr(LayerSteps, "_draw", spy)
+    monkeypatch.setattr(Layers, "_draw", spy)
     model = MLPClassifier((30,), dropout=0.5, random_state=0)
     for _ in range(3):
         model.partial_fit(X[:50], Y[:50], classes=range(10))
@@ -445,10 +445,34 @@ def test_bfloat16_trains_as_fastmlps_own_does():
 def test_what_scikit_learns_code_does_not_offer_is_refused_where_that_would_run(asked):
     with pytest.raises(ValueError, match="fastmlp's kernels alone offer that, and here X is sparse"):
         MLPClassifier((5,), **asked).fit(scipy.sparse.hstack([X, scipy.sparse.csr_array((len(X), 3000))], "csr"), Y)
-    with pytest.raises(ValueError, match="and here solver='lbfgs'"):
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"dropout": 0.1}, {"dtype": "bfloat16"}, {"callbacks": [print]}, {"learning_rate_schedule": "cosine"}],
+    ids=str,
+)
+def test_what_minibatches_alone_offer_is_refused_for_lbfgs(asked):
+    with pytest.raises(ValueError, match=f"{next(iter(asked))}=.*: training by minibatches alone offers that"):
         MLPClassifier((5,), solver="lbfgs", **asked).fit(X, Y)
-    with pytest.raises(ValueError, match="X_val"):
+    with pytest.raises(ValueError, match="X_val: training by minibatches alone"):
         MLPClassifier((5,), solver="lbfgs").fit(X, Y, X_val=X_VAL, y_val=Y_VAL)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_lbfgs_trains_with_our_activations(weighted):
+    """Its loss is that of fastmlp.MLP, which knows them, and falls, as it would not along a wrong gradient."""
+    weights = np.full(len(X), 2.0) if weighted else None
+    model = MLPClassifier((9, 7), ["gelu", "sine"], solver="lbfgs", alpha=0.0, tol=1e-9, random_state=0)
+    net = fastmlp.MLP((64, 9, 7, 10), ["gelu", "sine"], loss="log_loss", dtype="float64")
+    losses = []
+    for iterations in (1, 30):
+        model.set_params(max_iter=iterations).fit(X, Y, sample_weight=weights)
+        for view, value in zip(net.weights + net.biases, model.coefs_ + model.intercepts_, strict=True):
+            view[...] = value
+        assert model.loss_ == pytest.approx(net.loss(X, Y), rel=1e-12)
+        losses.append(model.loss_)
+    assert losses[1] < losses[0] / 4
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,7 @@ class Engine:
         self.parameters = aligned_zeros(self.network.size, self.network.dtype)
         self.coefs = self.network.weights(self.parameters)
         self.intercepts = self.network.biases(self.parameters)
-        for view, value in zip([*self.coefs, *self.intercepts], [*coefs, *intercepts], strict=True):
-            view[...] = value
+        self.assign(coefs, intercepts)
         self._state: np.ndarray | None = None
         self._slots: list[list[np.ndarray]] = []
         self._training: Any = None
@@ -75,6 +74,11 @@ class Engine:
     def owns(self, coefs: list[np.ndarray], intercepts: list[np.ndarray]) -> bool:
         """Whether these are this engine's own views, so that its buffer holds what they hold."""
         return _same([*coefs, *intercepts], [*self.coefs, *self.intercepts])
+
+    def assign(self, coefs: list[np.ndarray], intercepts: list[np.ndarray]) -> None:
+        """Copy these to the parameters."""
+        for view, value in zip([*self.coefs, *self.intercepts], [*coefs, *intercepts], strict=True):
+            view[...] = value
 
     def remember(self, slots: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
         """Take over the optimiser's memory, for each slot an array a parameter; gives it back as live views."""
@@ -93,10 +97,22 @@ class Engine:
         """The backend's module."""
         return self._backend
 
-    def resident(self, array: np.ndarray) -> Any:
-        """The array where the backend computes, for a fit to hand over again and again."""
-        copy = getattr(self._backend, "resident", None)
-        return array if copy is None else copy(array)
+    def samples(self, X: np.ndarray, target: np.ndarray) -> tuple[Any, Any, float]:
+        """X[n, k] and scikit-learn's target[n, m] as and where the kernels take them, for a fit to hand over.
+
+        And the share of the kernels' loss that is scikit-learn's: its squared error is the mean over the outputs too,
+        its gradient is not.
+        """
+        network = self.network
+        if network.loss == "log_loss":
+            target = target.argmax(axis=1)
+        arrays = (
+            np.ascontiguousarray(X, network.dtype),
+            np.ascontiguousarray(target, target.dtype if target.ndim == 1 else network.dtype),
+        )
+        resident = getattr(self._backend, "resident", None)
+        x, target = arrays if resident is None else map(resident, arrays)
+        return x, target, 1 / network.widths[-1] if network.loss == "half_mse" else 1.0
 
     def train(
         self,
@@ -114,13 +130,20 @@ class Engine:
 
         As kernels/README.md says of `train`: with `penalties`, L2 is shared out among the rows of a batch.
         """
-        if self._training is None or self._training.rows < batch_size:
-            self._training = None
-            self._training = self._backend.Workspace(self.network, batch_size, True)
         self._backend.train(
             self.network, optimizer, self.parameters, self._state, updates, x, target, order, start, batch_size,
-            losses, self._training, penalties,
+            losses, self._workspace(batch_size), penalties,
         )  # fmt: skip
+
+    def gradients(self, x: Any, target: Any, gradient: np.ndarray) -> float:
+        """J of all rows of x and target, and its gradient without L2's part, to `gradient` as `parameters` lie."""
+        return self._backend.gradients(self.network, self.parameters, x, target, gradient, self._workspace(len(x)))
+
+    def _workspace(self, rows: int) -> Any:
+        if self._training is None or self._training.rows < rows:
+            self._training = None
+            self._training = self._backend.Workspace(self.network, rows, True)
+        return self._training
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The last layer's outputs[n, m] before its activation, for C-contiguous x[n, k] of the network's dtype."""

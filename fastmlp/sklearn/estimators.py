@@ -22,6 +22,7 @@ from ..kernels.contract import array_dtype
 from . import checks, extras
 from .controls import backend_name, dtype_name, threads
 from .engine import LOSSES, Engine
+from .lbfgs import Objective, one_threaded_blas
 from .minibatches import Minibatches
 from .sparse import dense, why_left_sparse
 
@@ -37,6 +38,9 @@ class _Accelerated(Minibatches):
 
     _dtype_asked: str | None = None
     """The dtype that the fit was asked for, by the parameter or by FASTMLP_DTYPE; None for that of X."""
+
+    _objective: Objective | None = None
+    """What L-BFGS minimises during a fit on our kernels."""
 
     @classmethod
     @functools.cache
@@ -73,8 +77,6 @@ class _Accelerated(Minibatches):
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         if not hasattr(self, "coefs_") or not (incremental or self.warm_start):
             self._dtype_asked = dtype_name() if self.dtype is None else self.dtype
-        if self.solver == "lbfgs":
-            self._leave_to_scikit_learn("solver='lbfgs' is not covered")
         super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)
         self._adopt()
         return self
@@ -113,7 +115,33 @@ class _Accelerated(Minibatches):
             self._best_intercepts = [b.copy() for b in self.intercepts_]
 
     def _fit_lbfgs(self, X: Any, y: np.ndarray, sample_weight: Any, *others: Any) -> None:
-        super()._fit_lbfgs(X, y, self._weighed(y, sample_weight), *others)
+        """Train by L-BFGS: its loss and gradient on our kernels, or where `_not_covered` says why not, as it is."""
+        sample_weight = self._weighed(y, sample_weight)
+        reason = self._not_covered(X)
+        if reason is not None:
+            self._leave_to_scikit_learn(reason)
+            super()._fit_lbfgs(X, y, sample_weight, *others)
+            return
+        if asked := extras.of_minibatches(self) + ["X_val"] * (self._given is not None):
+            raise ValueError(
+                f"{', '.join(asked)}: training by minibatches alone offers that, and solver='lbfgs' is none."
+            )
+        started = time.perf_counter()
+        names = extras.activations(self.activation, len(self.coefs_) - 1)
+        self._objective = Objective(names, self.out_activation_, self.loss, self.alpha, dense(X), y, sample_weight)
+        try:
+            with threads(), one_threaded_blas():
+                super()._fit_lbfgs(X, y, sample_weight, *others)
+        finally:
+            del self._objective
+        self._say_accelerated("iterations", started)
+
+    def _loss_grad_lbfgs(self, packed_coef_inter: np.ndarray, *others: Any) -> tuple[float, np.ndarray]:
+        """As scikit-learn's: J of all samples at these parameters, which `coefs_` becomes, and its gradient."""
+        if self._objective is None:
+            return super()._loss_grad_lbfgs(packed_coef_inter, *others)
+        self._unpack(packed_coef_inter)
+        return self._objective(self.coefs_, self.intercepts_)
 
     def _fit_stochastic(
         self,
@@ -139,8 +167,11 @@ class _Accelerated(Minibatches):
         started = time.perf_counter()
         with threads():
             self._fit_minibatches(dense(X), y, sample_weight, incremental)
+        self._say_accelerated("epochs", started)
+
+    def _say_accelerated(self, unit: str, started: float) -> None:
         seconds = time.perf_counter() - started
-        log.info("%s.fit was accelerated: %d epochs in %.3f s", type(self).__name__, self.n_iter_, seconds)
+        log.info("%s.fit was accelerated: %d %s in %.3f s", type(self).__name__, self.n_iter_, unit, seconds)
 
     def _not_covered(self, X: Any) -> str | None:
         """Why our kernels cannot train on this; None if they can."""

@@ -86,15 +86,17 @@ def is_scikit_learns(activation: str | Sequence[str]) -> bool:
     return isinstance(activation, str) and activation in SCIKIT_LEARNS
 
 
-def beyond(estimator: Any) -> list[str]:
-    """The parameters, as a user writes them, that scikit-learn's code knows nothing of, or would not heed."""
+def of_minibatches(estimator: Any) -> list[str]:
+    """The parameters beyond scikit-learn's, as a user writes them, that only training by minibatches would heed."""
     used = [name for name in ("dropout", "learning_rate_schedule", "callbacks", "progress") if getattr(estimator, name)]
-    if not is_scikit_learns(estimator.activation):
-        used.append("activation")
-    if estimator.solver == "adamw":
-        used.append("solver")
     said = [f"{name}={getattr(estimator, name)!r}" for name in used]
     return said + (["dtype='bfloat16'"] if estimator._dtype_asked == "bfloat16" else [])
+
+
+def beyond(estimator: Any) -> list[str]:
+    """The parameters, as a user writes them, that scikit-learn's code knows nothing of, or would not heed."""
+    used = [] if is_scikit_learns(estimator.activation) else [f"activation={estimator.activation!r}"]
+    return of_minibatches(estimator) + used + (["solver='adamw'"] if estimator.solver == "adamw" else [])
 
 
 def rate_factor(schedule: str | Callable[[int], float] | None, epoch: int, epochs: int) -> float:

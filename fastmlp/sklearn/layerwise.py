@@ -1,9 +1,10 @@
-"""Minibatch steps layer by layer, from Python: for what the compiled calls of steps.py have no place for.
+"""Steps layer by layer, from Python: for what the compiled calls of steps.py have no place for.
 
 Weighted samples, the Poisson loss and dropout stand between the layers' products, or after the last one. The products,
 each with its activation or its optimiser's step, are our kernels'; the loss is scikit-learn's own function.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,71 +33,62 @@ class _LayerBuffers:
         self.mask, self.dropped = (aligned_zeros((rows, m), dtype) if dropout else None for _ in range(2))
 
 
-class LayerSteps(Steps):
-    """Steps made layer by layer; `dropout` is the probability of a hidden unit to be left out of a step.
+class Layers:
+    """An engine's network layer by layer: a step at a time, on batches of up to `rows` rows.
 
-    What is left of a layer is scaled up (inverted dropout: N. Srivastava et al., "Dropout", 2014), by masks that `seed`
-    determines.
+    `loss` and `out_activation` are scikit-learn's names. `dropout` is the probability of a hidden unit to be left out
+    of a step; what is left of a layer is scaled up (inverted dropout: N. Srivastava et al., "Dropout", 2014), by masks
+    that `seed` determines. `memory` are live views of the optimiser's, for each slot an array a parameter.
     """
 
     def __init__(
         self,
         engine: Engine,
-        optimizer: Any,
-        alpha: float,
-        decoupled: bool,
-        X: np.ndarray,
-        target: np.ndarray,
-        batch_size: int,
-        sample_weight: np.ndarray | None,
+        slots: int,
+        rows: int,
         loss: str,
         out_activation: str,
-        dropout: float,
-        seed: list[int],
+        dropout: float = 0.0,
+        seed: Sequence[int] = (0,),
     ) -> None:
-        super().__init__(engine, optimizer, alpha, decoupled, len(X), batch_size)
-        network, dtype = engine.network, engine.network.dtype
-        self._x, self._target = np.ascontiguousarray(X, dtype), np.ascontiguousarray(target, dtype)
-        self._weights = sample_weight
+        network = engine.network
+        self._engine = engine
         self._loss = LOSS_FUNCTIONS[loss]
         self._output_activation = OUTPUT_ACTIVATIONS[out_activation]
         self._threshold = min(round(dropout * DROPOUT_LEVELS), DROPOUT_LEVELS - 1)
         self._masks = np.random.PCG64(seed)
-        self._batch_x = aligned_zeros((batch_size, network.widths[0]), dtype)
-        names = ("ms", "vs") if self._is_adam else ("velocities",)
         last = network.layers[-1]
-        self._layers = [
-            _LayerBuffers(layer, len(names), batch_size, dtype, self._threshold > 0 and layer is not last)
+        self.buffers = [
+            _LayerBuffers(layer, slots, rows, network.dtype, self._threshold > 0 and layer is not last)
             for layer in network.layers
         ]
-        for slot, name in enumerate(names):
-            views = [each.w_slots[slot] for each in self._layers] + [each.b_slots[slot] for each in self._layers]
-            for view, value in zip(views, getattr(optimizer, name), strict=True):
-                view[...] = value
-            setattr(optimizer, name, views)
+        self.memory = [
+            [each.w_slots[slot] for each in self.buffers] + [each.b_slots[slot] for each in self.buffers]
+            for slot in range(slots)
+        ]
 
-    def _train(self, start: int, losses: np.ndarray) -> None:
-        for step in range(len(losses)):
-            n = min(self._batch_size, self._samples - start % self._samples)
-            losses[step] = self._step(self._order[start : start + n], self._updates + step + 1)
-            start += n
+    def step(
+        self,
+        x: np.ndarray,
+        target: np.ndarray,
+        weights: np.ndarray | None,
+        total: float,
+        rule: Optimizer,
+        updates: int,
+        shares: bool,
+    ) -> float:
+        """One step on the rows of x and target, whose `weights`, or number, sum up to `total`; J before it.
 
-    def _step(self, rows: np.ndarray, updates: int) -> float:
-        """One step on these rows; the loss before it, penalty included."""
-        engine, n = self._engine, len(rows)
-        # mode="clip" writes to `out` directly; the default would gather into a temporary first.
-        x = np.take(self._x, rows, axis=0, out=self._batch_x[:n], mode="clip")
+        Where `shares`, L2 is divided by that sum and part of J, else it is neither. `updates` counts from 1.
+        """
         inputs = self._forward(x)
-        output, target = inputs.pop(), self._target[rows]
+        output = inputs.pop()
         self._output_activation(output)
-        weights = None if self._weights is None else self._weights[rows]
         loss = self._loss(target, output, weights)
-        total = n if weights is None else float(weights.sum())
-        rule = self._rule(self._alpha)
-        if not self._decoupled:
+        if shares:
             rule = rule.shared(total)
-            loss += rule.l2 / 2 * sum(np.vdot(w, w) for w in engine.coefs)
-        delta = np.subtract(output, target, out=self._layers[-1].dy[:n])
+            loss += rule.l2 / 2 * sum(np.vdot(w, w) for w in self._engine.coefs)
+        delta = np.subtract(output, target, out=self.buffers[-1].dy[: len(x)])
         if weights is not None:
             delta *= weights[:, np.newaxis]
         delta /= total
@@ -106,7 +98,7 @@ class LayerSteps(Steps):
     def _forward(self, x: np.ndarray) -> list[np.ndarray]:
         """What each layer takes in, and the last layer's output."""
         n, inputs = len(x), [x]
-        for layer, w, b in zip(self._layers, self._engine.coefs, self._engine.intercepts, strict=True):
+        for layer, w, b in zip(self.buffers, self._engine.coefs, self._engine.intercepts, strict=True):
             y, z = layer.y[:n], None if layer.z is None else layer.z[:n]
             self._engine.backend.linear_forward(inputs[-1], w, b, y, z, layer.activation)
             if layer.mask is not None and layer.dropped is not None:
@@ -124,8 +116,8 @@ class LayerSteps(Steps):
     def _backward(self, inputs: list[np.ndarray], delta: np.ndarray, rule: Optimizer, updates: int) -> None:
         """Step every layer, last one first, along what `delta`, dJ/dz of the last one, makes of its gradient."""
         n = len(delta)
-        for i in reversed(range(len(self._layers))):
-            layer, below = self._layers[i], self._layers[i - 1] if i > 0 else None
+        for i in reversed(range(len(self.buffers))):
+            layer, below = self.buffers[i], self.buffers[i - 1] if i > 0 else None
             saved = (layer.y if layer.z is None else layer.z)[:n]
             dx = None if below is None else below.dy[:n]
             self._engine.backend.linear_backward_update(
@@ -134,6 +126,51 @@ class LayerSteps(Steps):
             )  # fmt: skip
             if below is not None and dx is not None:
                 delta = dx if below.mask is None else np.multiply(dx, below.mask[:n], out=dx)
+
+
+class LayerSteps(Steps):
+    """Minibatch steps made so."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        optimizer: Any,
+        alpha: float,
+        decoupled: bool,
+        X: np.ndarray,
+        target: np.ndarray,
+        batch_size: int,
+        sample_weight: np.ndarray | None,
+        loss: str,
+        out_activation: str,
+        dropout: float,
+        seed: list[int],
+    ) -> None:
+        super().__init__(engine, optimizer, alpha, decoupled, len(X), batch_size)
+        dtype = engine.network.dtype
+        self._x, self._target = np.ascontiguousarray(X, dtype), np.ascontiguousarray(target, dtype)
+        self._weights = sample_weight
+        self._batch_x = aligned_zeros((batch_size, engine.network.widths[0]), dtype)
+        names = ("ms", "vs") if self._is_adam else ("velocities",)
+        self._layers = Layers(engine, len(names), batch_size, loss, out_activation, dropout, seed)
+        for name, views in zip(names, self._layers.memory, strict=True):
+            for view, value in zip(views, getattr(optimizer, name), strict=True):
+                view[...] = value
+            setattr(optimizer, name, views)
+
+    def _train(self, start: int, losses: np.ndarray) -> None:
+        for step in range(len(losses)):
+            n = min(self._batch_size, self._samples - start % self._samples)
+            losses[step] = self._step(self._order[start : start + n], self._updates + step + 1)
+            start += n
+
+    def _step(self, rows: np.ndarray, updates: int) -> float:
+        # mode="clip" writes to `out` directly; the default would gather into a temporary first.
+        x = np.take(self._x, rows, axis=0, out=self._batch_x[: len(rows)], mode="clip")
+        weights = None if self._weights is None else self._weights[rows]
+        total = len(rows) if weights is None else float(weights.sum())
+        rule = self._rule(self._alpha)
+        return self._layers.step(x, self._target[rows], weights, total, rule, updates, not self._decoupled)
 
 
 def loss_name(loss: str, out_activation: str) -> str:

@@ -102,15 +102,7 @@ class WholeSteps(Steps):
         batch_size: int,
     ) -> None:
         super().__init__(engine, optimizer, alpha, decoupled, len(X), batch_size)
-        network = engine.network
-        if network.loss == "log_loss":
-            target = target.argmax(axis=1)
-        self._x = engine.resident(np.ascontiguousarray(X, network.dtype))
-        self._target = engine.resident(
-            np.ascontiguousarray(target, target.dtype if target.ndim == 1 else network.dtype)
-        )
-        # scikit-learn's squared error is the mean over the outputs too, its gradient is not.
-        self._share = 1 / network.widths[-1] if network.loss == "half_mse" else 1.0
+        self._x, self._target, self._share = engine.samples(X, target)
         if self._is_adam:
             optimizer.ms, optimizer.vs = map(list, engine.remember([optimizer.ms, optimizer.vs]))
         else:

@@ -216,8 +216,8 @@ def _after_weight_gradient_in_pairs(i, j, rows, columns, block, block_row, extra
 
 PART_ROWS = 1024
 """Rows of a batch whose gradients are summed in one product; in training they go forward and backward together. What a
-part computes comes from the caches then, and a weight gradient's operands, which each of its blocks reads from the first
-row to the last, do not pass by from memory."""
+part computes is read from the caches then, and so are a weight gradient's operands, by each of its blocks from the
+first row to the last."""
 
 
 @jit

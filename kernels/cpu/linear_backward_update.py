@@ -74,8 +74,10 @@ def linear_backward_update(
 ) -> None:
     """See kernels/README.md; writes w, b, state, dz and, if it is not None, dx. `updates` counts from 1."""
     (n, k), m = x.shape, w.shape[1]
-    settings, summing = settings_of(optimizer, OPTIMIZERS[optimizer.name].code), settings_of(optimizer, GRADIENT_CODE)
-    total = room_for("total", (k + 1) * m, w.itemsize) if n > PART_ROWS else 0
+    settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code)
+    summing, total = settings, 0
+    if n > PART_ROWS:
+        summing, total = settings_of(optimizer, GRADIENT_CODE), room_for("total", (k + 1) * m, w.itemsize)
     flops = OPERATIONS["linear_backward_update"].flops(n, k, m)
     products, crew = products_for(w.dtype, [Shape(min(n, PART_ROWS), m), Shape(m, k)], flops)
     job = (

@@ -232,8 +232,8 @@ MOST_OF_A = 3 * MOST_PACKED
 
 
 SLAB_BY_COLUMNS, SLAB_BY_ROWS = 4, 16
-"""Blocks of steps in a slab, where A is stored by columns, and where by rows. All of C reads a slab before the next one:
-what its blocks share then stays in L3, where columns that lie far apart would else come from memory block by block."""
+"""Blocks of steps in a slab, where A is stored by columns, and where by rows. All of C reads a slab before the next:
+what its blocks share stays in L3, where columns that lie far apart would else come from memory block by block."""
 
 
 @jit
