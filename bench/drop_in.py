@@ -113,6 +113,7 @@ def sides() -> dict[str, Callable[[], Sides]]:
         "MLPClassifier((64, 64)), digits, 30 epochs": partial(classify, hidden_layer_sizes=(64, 64)),
         "MLPClassifier((512, 512)), digits, 10 epochs": partial(classify, hidden_layer_sizes=(512, 512), max_iter=10),
         "MLPClassifier((512, 512)), digits, 10 epochs, float32": narrow,
+        "MLPClassifier((100,), solver='lbfgs'), digits, 20 iterations": partial(classify, solver="lbfgs", max_iter=20),
         "MLPRegressor((100,)), diabetes, 200 epochs": partial(
             _fits, "MLPRegressor", diabetes, progress, max_iter=200, random_state=0
         ),

@@ -75,18 +75,17 @@ class Layers:
         total: float,
         rule: Optimizer,
         updates: int,
-        shares: bool,
+        penalised: bool,
     ) -> float:
         """One step on the rows of x and target, whose `weights`, or number, sum up to `total`; J before it.
 
-        Where `shares`, L2 is divided by that sum and part of J, else it is neither. `updates` counts from 1.
+        `rule` has this batch's share of L2, which is in J where `penalised`; `updates` counts from 1.
         """
         inputs = self._forward(x)
         output = inputs.pop()
         self._output_activation(output)
         loss = self._loss(target, output, weights)
-        if shares:
-            rule = rule.shared(total)
+        if penalised:
             loss += rule.l2 / 2 * sum(np.vdot(w, w) for w in self._engine.coefs)
         delta = np.subtract(output, target, out=self.buffers[-1].dy[: len(x)])
         if weights is not None:
@@ -170,6 +169,8 @@ class LayerSteps(Steps):
         weights = None if self._weights is None else self._weights[rows]
         total = len(rows) if weights is None else float(weights.sum())
         rule = self._rule(self._alpha)
+        if not self._decoupled:
+            rule = rule.shared(total or 1.0)  # of a batch without any weight the loss says what is wrong
         return self._layers.step(x, self._target[rows], weights, total, rule, updates, not self._decoupled)
 
 

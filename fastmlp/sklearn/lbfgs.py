@@ -46,8 +46,7 @@ class Objective:
                 self._way = _ByLayers(engine, self._alpha, *self._data, self._weights, loss, self._out_activation)
         else:
             self._way.engine.assign(coefs, intercepts)
-        loss_value, parts = self._way.evaluate()
-        return loss_value, np.concatenate([part.reshape(-1) for part in parts])
+        return self._way.evaluate()
 
 
 class _Way(ABC):
@@ -57,8 +56,8 @@ class _Way(ABC):
         self.engine = engine
 
     @abstractmethod
-    def evaluate(self) -> tuple[float, list[np.ndarray]]:
-        """J and its gradient, an array a parameter."""
+    def evaluate(self) -> tuple[float, np.ndarray]:
+        """J and its gradient, in one array."""
 
 
 class _Whole(_Way):
@@ -72,12 +71,12 @@ class _Whole(_Way):
         self._gradient = aligned_zeros(network.size, network.dtype)
         self._coefs, self._intercepts = network.weights(self._gradient), network.biases(self._gradient)
 
-    def evaluate(self) -> tuple[float, list[np.ndarray]]:
+    def evaluate(self) -> tuple[float, np.ndarray]:
         loss = self._share * self.engine.gradients(self._x, self._target, self._gradient)
         for w, dw in zip(self.engine.coefs, self._coefs, strict=True):
             loss += float(self._l2) / 2 * float(np.vdot(w, w))
             dw += self._l2 * w
-        return loss, [*self._coefs, *self._intercepts]
+        return loss, _packed([*self._coefs, *self._intercepts])
 
 
 class _ByLayers(_Way):
@@ -97,15 +96,19 @@ class _ByLayers(_Way):
         dtype = engine.network.dtype
         self._x, self._target = np.ascontiguousarray(X, dtype), np.ascontiguousarray(target, dtype)
         self._weights, self._total = sample_weight, float(len(X) if sample_weight is None else sample_weight.sum())
-        self._rule = Optimizer("momentum", learning_rate=1.0, l2=alpha, momentum=0.0)
+        self._rule = Optimizer("momentum", learning_rate=1.0, l2=alpha / (self._total or 1.0), momentum=0.0)
         self._layers = Layers(engine, 1, len(X), loss, out_activation)
 
-    def evaluate(self) -> tuple[float, list[np.ndarray]]:
+    def evaluate(self) -> tuple[float, np.ndarray]:
         (velocities,) = self._layers.memory
         for velocity in velocities:
             velocity[...] = 0  # momentum 0 forgets any number but what was not finite
         loss = self._layers.step(self._x, self._target, self._weights, self._total, self._rule, 1, True)
-        return loss, [np.negative(velocity, out=velocity) for velocity in velocities]
+        return loss, -_packed(velocities)
+
+
+def _packed(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.reshape(-1) for array in arrays])
 
 
 _controller = functools.cache(ThreadpoolController)
