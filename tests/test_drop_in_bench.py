@@ -35,7 +35,7 @@ def test_sides_that_do_not_agree_are_not_timed(monkeypatch):
 
 def test_every_row_of_the_table_can_be_named():
     names = list(drop_in.sides())
-    assert len(names) == len(set(names)) == 8
+    assert len(names) == len(set(names)) == 9
 
 
 PROGRAM = """
