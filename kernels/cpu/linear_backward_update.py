@@ -10,7 +10,7 @@ from .direct import address
 from .layer import PART_ROWS, input_gradient, parts_of_batch, update_layer
 from .losses import chunk_rows
 from .optimizers import L2, settings_of
-from .packing import Shape
+from .packing import Shape, block_start
 from .phases import claim, finish
 from .simd import float64_at, pointer_at
 from .team import conduct_by
@@ -49,7 +49,7 @@ def _linear_backward_update(
     state, total, slot = pointer_at(state_address, like), pointer_at(total_address, like), (k + 1) * m
     parts = parts_of_batch(n)
     for part in range(parts):
-        first, end = n * part // parts, n * (part + 1) // parts
+        first, end = block_start(n, part, parts), block_start(n, part + 1, parts)
         is_last, rows = part + 1 == parts, dz + first * m
         rule, w0 = (settings, state) if is_last else (float64_at(summing_address), total)
         b0 = w0 + k * m

@@ -21,7 +21,7 @@ from .layer import (
 )
 from .losses import chunk_rows, mean_loss, rows_loss
 from .optimizers import L2
-from .packing import TALL
+from .packing import TALL, block_start
 from .pairs import pair_block, pair_matrix
 from .penalty import penalty
 from .phases import claim, finish, move_on
@@ -272,7 +272,7 @@ def _train(
         begin_step(me, updates + step, batch)
         parts = parts_of_batch(batch)
         for part in range(parts):
-            first, end = batch * part // parts, batch * (part + 1) // parts
+            first, end = block_start(batch, part, parts), block_start(batch, part + 1, parts)
             n, is_last = end - first, part + 1 == parts
             first += position
             if gathers:
