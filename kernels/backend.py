@@ -4,16 +4,14 @@ Every backend is a module with the names of kernels/README.md's table. An explic
 """
 
 import functools
-import gc
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 
 from fastmlp.errors import BackendUnavailable, require_name
 
 from . import gpu
 from .ceilings import Ceilings
+from .collection import no_collection
 from .cores import get_num_threads, usable_cores
 from .crossover import Crossover
 from .network import Network
@@ -134,23 +132,8 @@ def _attempt(name: str) -> tuple[ModuleType | None, str | None]:
     if name == "cuda" and (reason := gpu.why_not()) is not None:
         return None, f"{reason}. backend='cpu' runs the same operations on the processor"
     try:
-        with _no_collection():
+        with no_collection():
             return importlib.import_module(_FOLDERS[name], __package__), None
     except (ImportError, OSError) as error:  # OSError: a shared library of Numba's is missing or damaged
         packages = "'fastmlp[cuda13]'" if name == "cuda" else "numba numpy"
         return None, f"{type(error).__name__}: {error}; `pip install --upgrade {packages}` would repair it"
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Python's collector of cyclic garbage rests inside: Numba's import makes it search all that a program has loaded.
-
-    Beside scikit-learn and pandas that was half of the time of an import.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()

@@ -1,5 +1,6 @@
 """Compiled kernels on disk: kept privately, found by the next process, and never trusted when damaged or stale."""
 
+import gc
 import hashlib
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 from damage import DAMAGE
 
@@ -303,3 +305,17 @@ def test_kernels_of_several_processes_do_not_call_one_anothers_pieces(shift, tmp
         run_products(number * shift, job)
     run_products(0, *jobs)
     run_products(0, *reversed(jobs))
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_collector_of_garbage_rests_while_numba_compiles_and_is_left_as_it_was(monkeypatch, collects):
+    seen = []
+    monkeypatch.setattr(compilation.CFunc, "compile", lambda self: seen.append(gc.isenabled()))
+    was = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        compilation.c_function(lambda: None, start, numba.void())
+        assert seen == [False]
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if was else gc.disable)()

@@ -32,6 +32,7 @@ from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic
 
 from ..caches import USUAL_KIB, cache_bytes
+from ..collection import no_collection
 from ..cores import usable_cores
 from ..disk import replace, state_folder
 from ..processor import cpu_model
@@ -238,7 +239,8 @@ def c_function(run, function, signature):
         setattr(run, name, getattr(function, name))
     compiled = CFunc(run, (signature.args, signature.return_type), {}, {"error_model": "numpy"}, _WholeCompiler)
     compiled._cache = _DiskCache(function)
-    compiled.compile()
+    with no_collection():
+        compiled.compile()
     return compiled
 
 
