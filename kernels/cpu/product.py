@@ -319,10 +319,8 @@ def product(
     """
     slabs, blocks = 1 if c_row == 0 or parts_of(a) > 1 else depth_slabs(columns, depth, a_step), depth_blocks(depth)
     for index in range(slabs):
-        slab, is_last = (
-            (depth, block_start(blocks, index, slabs), block_start(blocks, index + 1, slabs)),
-            index == slabs - 1,
-        )
+        slab = depth, block_start(blocks, index, slabs), block_start(blocks, index + 1, slabs)
+        is_last = index == slabs - 1
         k, limit = slab_start(slab), floor if is_last else element(c, -np.inf)
         begin, begin_row, begin_step = start, start_row, start_step
         if index > 0:
