@@ -171,6 +171,38 @@ def test_bad_input_is_refused_as_ever_and_nothing_written(case, widths):
     assert bits(net) == before
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", ["mse", "binary_cross_entropy"])
+def test_targets_are_judged_at_every_place_and_to_the_last_bit(dtype, loss, monkeypatch):
+    net = MLP((2, 3, 1), loss=loss, dtype=dtype, backend="cpu")
+    answers = calls_of(net, monkeypatch)
+    if loss == "mse":
+        bounds, beyond = (-np.finfo(dtype).max, np.finfo(dtype).max), (np.nan, -np.inf, np.inf)
+    else:
+        bounds, beyond = (0.0, 1.0), (np.nan, -np.finfo(dtype).tiny, 1.0 + np.finfo(dtype).eps)
+    x, y = batch(net, 37)
+    net.gradients(x, y)
+    for place in range(len(y)):
+        for allowed in bounds:
+            net.gradients(x, changed(y, place, allowed))
+        for outside in beyond:
+            with pytest.raises(ArgumentError):
+                net.gradients(x, changed(y, place, outside))
+    assert answers == [1, 1, 0, 0, 0] * len(y)
+
+
+def test_labels_are_judged_at_every_place(monkeypatch):
+    net = MLP(NARROW, loss="cross_entropy", backend="cpu")
+    answers = calls_of(net, monkeypatch)
+    x, y = batch(net, 21)
+    net.train_step(x, y)
+    for place in range(len(y)):
+        for outside in (-1, 3, -(2**63), 2**63 - 1):
+            with pytest.raises(ArgumentError):
+                net.train_step(x, changed(y, place, outside))
+    assert answers == [0] * 4 * len(y)
+
+
 @pytest.mark.parametrize("loss", ["mse", "binary_cross_entropy"])
 def test_one_output_takes_targets_of_one_dimension(loss, monkeypatch):
     net, usual = twins((5, 8, 1), loss=loss)

@@ -78,12 +78,17 @@ class _WholeLibrary(JITCodeLibrary):
         return [each for each in (*module.functions, *module.global_variables) if not each.is_declaration]
 
     def _optimize_final_module(self):
-        """Once: Numba optimises twice, for the sake of reference counts, which kernels do not have."""
+        """Once: Numba optimises twice, for the sake of reference counts, which kernels do not have.
+
+        And without a search for loops to vectorise: the vectors of a kernel are written by hand.
+        """
         for each in self._defined():
             if each.name not in self._own:
                 each.linkage = "internal"
-        passes, builder = self._codegen._module_pass_manager()
-        passes.run(self._final_module, builder)
+        options = llvm.create_pipeline_tuning_options(speed_level=2)
+        options.loop_vectorization = options.slp_vectorization = options.loop_interleaving = False
+        builder = llvm.create_pass_builder(self._codegen._tm, options)
+        builder.getModulePassManager().run(self._final_module, builder)
 
 
 @register_pass(mutates_CFG=False, analysis_only=True)

@@ -23,7 +23,18 @@ from .direct import (
 )
 from .optimizers import LEARNING_RATE, settings_of
 from .phases import conducted, conducted_alone
-from .simd import address_of, float32_at, float64_at, int64_at
+from .simd import (
+    address_of,
+    any_lane,
+    float32_at,
+    float64_at,
+    int64_at,
+    lanes,
+    load,
+    load_first,
+    select,
+    splat,
+)
 from .team import ALONE, LONG_FLOPS, PARALLEL_FLOPS, is_shared
 from .train import way_of
 from .workspace import Workspace
@@ -38,15 +49,31 @@ TARGETS = "values", "probabilities", "classes"
 
 _INTEGER = np.dtype(np.int64)
 
-_LARGEST = float(np.finfo(np.float64).max)
+_LARGEST_FLOAT32, _LARGEST_FLOAT64 = (float(np.finfo(each).max) for each in (np.float32, np.float64))
+
+
+@jit
+def _are_labels(count, labels, outputs):
+    """Whether each of the int64 labels names one of the outputs."""
+    outside = 0
+    for i in range(count):
+        outside += not 0 <= labels[i] < outputs
+    return outside == 0
 
 
 @jit
 def _are_within(count, values, least, most):
-    outside = 0
-    for i in range(count):
-        outside += not least <= values[i] <= most  # no early end, so that it is done in vectors
-    return outside == 0
+    """Whether each of the values lies between the two, of its own type, between which 0 lies too."""
+    size = lanes(values)
+    outside = splat(values, 0.0)
+    whole = count - count % size
+    for i in range(0, whole, size):
+        value = load(values + i)
+        outside = select(value >= least, select(value <= most, outside, 1.0), 1.0)
+    if whole < count:
+        value = load_first(values + whole, count - whole)
+        outside = select(value >= least, select(value <= most, outside, 1.0), 1.0)
+    return not any_lane(outside > 0.0)
 
 
 @jit
@@ -56,14 +83,16 @@ def _is_target(known, rows, target):
     if known[TARGET] == 2:
         if not is_array(known, target, known[INTEGER], 1, PLAIN) or length_of(target, 0) != rows:
             return False
-        return _are_within(rows, int64_at(data_of(target)), 0, outputs - 1)
+        return _are_labels(rows, int64_at(data_of(target)), outputs)
     is_row = outputs == 1 and is_array(known, target, known[DTYPE], 1, PLAIN)
     is_table = is_array(known, target, known[DTYPE], 2, PLAIN) and length_of(target, 1) == outputs
     if not (is_row or is_table) or length_of(target, 0) != rows:
         return False
-    least, most = (0.0, 1.0) if known[TARGET] == 1 else (-_LARGEST, _LARGEST)
+    is_share = known[TARGET] == 1
     if known[ITEM] == 4:
+        least, most = (0.0, 1.0) if is_share else (-_LARGEST_FLOAT32, _LARGEST_FLOAT32)
         return _are_within(rows * outputs, float32_at(data_of(target)), least, most)
+    least, most = (0.0, 1.0) if is_share else (-_LARGEST_FLOAT64, _LARGEST_FLOAT64)
     return _are_within(rows * outputs, float64_at(data_of(target)), least, most)
 
 
