@@ -8,8 +8,8 @@ import pytest
 from vectors import compiled
 
 from fastmlp.kernels.contract import OPTIMIZERS
-from fastmlp.kernels.cpu import micro_kernels, optimizers, packing
-from fastmlp.kernels.cpu.simd import HAS_BFLOAT16, VECTOR_BYTES, address_of, element, pairs_at, pointer
+from fastmlp.kernels.cpu import ahead, micro_kernels, optimizers, packing
+from fastmlp.kernels.cpu.simd import HAS_BFLOAT16, VECTOR_BYTES, address_of, element, pairs_at, pointer, pointer_at
 from fastmlp.kernels.network import Optimizer
 
 REGISTER = {32: "ymm", 64: "zmm"}.get(VECTOR_BYTES)
@@ -124,7 +124,8 @@ def test_what_an_update_changes_is_asked_for_to_write(dtype):
 
     @compiled
     def call(settings, w, slot0, slot1):
-        optimizers.ahead_of_update(pointer(settings), 2, 64, pointer(w), 64, pointer(slot0), pointer(slot1))
+        changed = optimizers.changed_by_update(pointer(settings), pointer(w), pointer(slot0), pointer(slot1))
+        ahead.ask_for(ahead.changing_ahead(pointer_at(0, pointer(w)), changed, 64), 0, 0, 2, 64)
 
     call(settings, *np.zeros((3, 128), dtype))
     (assembly,) = call.inspect_asm().values()

@@ -13,17 +13,17 @@ from .activations import (
     multiply_by_derivative,
     multiply_by_sign,
 )
+from .ahead import changing_ahead, nothing_ahead, reading_ahead
 from .compile import jit
-from .optimizers import ahead_of_update, update
+from .optimizers import changed_by_update, update
 from .packing import TALL
 from .pairs import pair_block, steps_held
-from .product import prefetch_tile
 from .product_by_depth import goes_by_depth, product_by_depth
 from .simd import (
     address_of,
     lanes,
     load_first,
-    prefetch,
+    pointer_at,
     steps_of,
     store_first,
     tile_add,
@@ -32,11 +32,6 @@ from .simd import (
     tile_zeros,
 )
 from .tiles import product
-
-
-@jit
-def nothing_ahead(i, j, rows, columns, extras):
-    """What follows the product reads nothing but its block."""
 
 
 @jit
@@ -68,7 +63,7 @@ def forward_layer(shared, me, n, k, m, x, w, b, y, across, down, z, keeps_z, act
     row, y_row = steps_held(k, x), m if address_of(y) != 0 else 0
     product(
         shared, me, n, m, steps_of(k, x), x, row, 1, w, m, False, b, 0, 1, y, y_row, floor, packed, capacity, scratch,
-        nothing_ahead, after, (activation, keeps_z, z, n, m, across, down),
+        nothing_ahead(y), after, (activation, keeps_z, z, n, m, across, down),
     )  # fmt: skip
 
 
@@ -78,7 +73,7 @@ def forward_layer_to_update(shared, me, n, k, m, x, w, b, y, z, keeps_z, activat
     if goes_by_depth(me, n, m, k, capacity):
         product_by_depth(
             shared, me, n, m, k, x, k, w, zeros, b, y, floor_of(IDENTITY if keeps_z else activation, y), packed,
-            nothing_ahead, _after_forward, (activation, keeps_z, z, n, m, None, None),
+            _after_forward, (activation, keeps_z, z, n, m, None, None),
         )  # fmt: skip
     else:
         forward_layer(shared, me, n, k, m, x, w, b, y, None, None, z, keeps_z, activation, packed, capacity, scratch)
@@ -116,12 +111,6 @@ def sum_tiles(i, j, rows, columns, block, block_row, width, sums):
 
 
 @jit
-def _ahead_of_input_gradient(i, j, rows, columns, extras):
-    _, saved, width = extras
-    prefetch_tile(prefetch, rows, columns, saved + (i * width + j), width)
-
-
-@jit
 def _after_input_gradient(i, j, rows, columns, block, block_row, extras):
     activation, saved, width = extras
     if activation != IDENTITY:
@@ -131,20 +120,11 @@ def _after_input_gradient(i, j, rows, columns, block, block_row, extras):
 @jit
 def input_gradient(shared, me, n, k, m, dz, w, dx, activation, saved, zeros, packed, capacity, scratch):
     """dx[n, k] = dz[n, m] w[k, m]^T * activation'(saved[n, k]), which is dJ/dz of the layer before."""
+    ahead = reading_ahead(saved, k, 1, dx) if activation != IDENTITY else nothing_ahead(dx)
     product(
         shared, me, n, k, m, dz, m, 1, w, m, True, zeros, 0, 0, dx, k, floor_of(IDENTITY, dx),
-        packed, capacity, scratch, _ahead_of_input_gradient, _after_input_gradient, (activation, saved, k),
+        packed, capacity, scratch, ahead, _after_input_gradient, (activation, saved, k),
     )  # fmt: skip
-
-
-@jit
-def _ahead_of_input_gradient_in_pairs(i, j, rows, columns, extras):
-    activation, saved, y, _, width, _, _, _ = extras
-    if activation in (RELU, LEAKY_RELU):
-        row = steps_held(width, y)
-        prefetch_tile(prefetch, rows, steps_of(columns, y), y + (i * row + j // 2), row)
-    elif activation != IDENTITY:
-        prefetch_tile(prefetch, rows, columns, saved + (i * width + j), width)
 
 
 @jit
@@ -168,9 +148,15 @@ def input_gradient_in_pairs(
     y is `across` of the layer before.
     """
     row = steps_held(m, dz)
+    if activation in (RELU, LEAKY_RELU):
+        ahead = reading_ahead(y, steps_held(k, y), 2, sums)
+    elif activation != IDENTITY:
+        ahead = reading_ahead(saved, k, 1, sums)
+    else:
+        ahead = nothing_ahead(sums)
     product(
         shared, me, n, k, steps_of(m, dz), dz, row, 1, w, row, True, zeros, 0, 0, sums, 0, floor_of(IDENTITY, sums),
-        packed, capacity, scratch, _ahead_of_input_gradient_in_pairs, _after_input_gradient_in_pairs,
+        packed, capacity, scratch, ahead, _after_input_gradient_in_pairs,
         (activation, saved, y, n, k, sums, across, down),
     )  # fmt: skip
 
@@ -182,15 +168,6 @@ def _add_block(rows, columns, block, block_row, total, total_row):
         for j in range(0, columns, lanes(block)):
             place, left = block + (i * block_row + j), columns - j
             store_first(place, load_first(total + (i * total_row + j), left) + load_first(place, left), left)
-
-
-@jit
-def _ahead_of_weight_gradient(i, j, rows, columns, extras):
-    _, _, m, _, w, _, w0, w1, _, _, settings, _, _, adds, w_total, _, _, _ = extras
-    offset = i * m + j
-    if adds:
-        prefetch_tile(prefetch, rows, columns, w_total + offset, m)
-    ahead_of_update(settings, rows, columns, w + offset, m, w0 + offset, w1 + offset)
 
 
 @jit
@@ -237,9 +214,10 @@ def update_layer(
     optimiser's slots of w and b. Where `adds`, these n rows' gradients are added to w_total and b_total first.
     """
     after = _after_weight_gradient if across is None else _after_weight_gradient_in_pairs
+    read = w_total if adds else pointer_at(0, w)
+    ahead = changing_ahead(read, changed_by_update(settings, w, w0, w1), m)
     product(
         shared, me, k, m, steps_of(n, x), x, 1, k, dz, m, False, zeros, 0, 0, w, 0, floor_of(IDENTITY, w), packed,
-        capacity, scratch,
-        _ahead_of_weight_gradient, after,
+        capacity, scratch, ahead, after,
         (parts, k, m, sums, w, b, w0, w1, b0, b1, settings, l2, updates, adds, w_total, b_total, across, down),
     )  # fmt: skip

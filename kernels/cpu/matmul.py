@@ -7,6 +7,7 @@ import numpy as np
 from ..contract import DONE, JUDGED, OPERATIONS, REFUSED
 from ..network import aligned_zeros
 from .activations import IDENTITY, floor_of
+from .ahead import nothing_ahead
 from .compile import entry
 from .direct import (
     ENTRIES,
@@ -26,7 +27,7 @@ from .direct import (
     may_share,
     stack_integers,
 )
-from .layer import nothing_after, nothing_ahead
+from .layer import nothing_after
 from .packing import PANEL, Shape
 from .pairs import pair_matrix, steps_held
 from .phases import conducted_alone
@@ -44,7 +45,7 @@ def _matmul(
     product(
         shared, me, n, m, k, pointer_at(a, like), a_row, a_step, pointer_at(b, like), b_step, b_transposed != 0,
         pointer_at(zeros, like), 0, 0, pointer_at(out, like), m, floor_of(IDENTITY, like),
-        pointer_at(packed, like), capacity, pointer_at(scratch, like), nothing_ahead, nothing_after, 0,
+        pointer_at(packed, like), capacity, pointer_at(scratch, like), nothing_ahead(like), nothing_after, 0,
     )  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def _matmul_in_pairs(
     product(
         shared, me, n, m, steps_of(k, a_at), a_at, a_row, a_step, b_at, b_step, transpose_b != 0,
         pointer_at(zeros, like), 0, 0, pointer_at(out, like), m, floor_of(IDENTITY, like),
-        pointer_at(packed, pairs), capacity, pointer_at(scratch, like), nothing_ahead, nothing_after, 0,
+        pointer_at(packed, pairs), capacity, pointer_at(scratch, like), nothing_ahead(like), nothing_after, 0,
     )  # fmt: skip
 
 

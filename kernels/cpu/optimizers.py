@@ -8,8 +8,7 @@ from ..contract import GRADIENT_CODE, OPTIMIZERS
 from ..network import Optimizer
 from .activations import copy_block
 from .compile import jit
-from .product import prefetch_tile
-from .simd import fma, lanes, load_first, prefetch_to_write, square_root, store_first
+from .simd import fma, lanes, load_first, pointer_at, square_root, store_first
 
 SGD, MOMENTUM, NESTEROV, ADAM, ADAMW = (
     OPTIMIZERS[name].code for name in ("sgd", "momentum", "nesterov", "adam", "adamw")
@@ -66,15 +65,14 @@ def _adam_block(rows, columns, g, g_row, w, w_row, m, v, rate, l2, decay, beta1,
 
 
 @jit
-def ahead_of_update(settings, rows, columns, w, w_row, slot0, slot1):
-    """Ask for what `update` of w[rows, columns] will change; the gradient's own rule changes slot0 alone."""
-    rule = int(settings[RULE])
-    if rule != GRADIENT_CODE:
-        prefetch_tile(prefetch_to_write, rows, columns, w, w_row)
-    if rule != SGD:
-        prefetch_tile(prefetch_to_write, rows, columns, slot0, w_row)
-    if rule in (ADAM, ADAMW):
-        prefetch_tile(prefetch_to_write, rows, columns, slot1, w_row)
+def changed_by_update(settings, w, slot0, slot1):
+    """Those of the three that `update` will change, 0 for the others; the gradient's own rule changes slot0 alone."""
+    rule, nothing = int(settings[RULE]), pointer_at(0, w)
+    return (
+        w if rule != GRADIENT_CODE else nothing,
+        slot0 if rule != SGD else nothing,
+        slot1 if rule in (ADAM, ADAMW) else nothing,
+    )
 
 
 @jit

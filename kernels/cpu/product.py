@@ -13,6 +13,7 @@ Tiling after K. Goto and R. van de Geijn, "Anatomy of high-performance matrix mu
 import numpy as np
 
 from ..timeline import EPILOGUE, PACK, WORK
+from .ahead import ask_for
 from .compile import jit
 from .micro_kernels import BROAD, broad_kernel, copying_a, copying_b, multiply_tile, tile_rows
 from .packing import (
@@ -44,6 +45,7 @@ from .simd import (
     multiply_add,
     parts_of,
     pointer_at,
+    specialised,
     splat,
     sum_lanes,
 )
@@ -109,18 +111,9 @@ def _multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floo
 
 
 @jit
-def prefetch_tile(ask, rows, columns, p, p_row):
-    """Ask for p[rows, columns] by `prefetch`, or by `prefetch_to_write` for what is to be changed."""
-    for _ in range(rows):
-        for j in range(0, columns, lanes(p)):
-            ask(p + j)
-        p += p_row
-
-
-@jit
 def multiply_block(
     me, rows, columns, slab, is_row, a, a_row, a_step, tile, b, b_step, transposed, panels, copies, is_kept, is_new,
-    start, start_row, start_step, c, c_row, floor, ask_for, i0, j0, extras,
+    start, start_row, start_step, c, c_row, floor, ahead, i0, j0,
 ):  # fmt: skip
     """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0); `is_row` says that C is one row.
 
@@ -130,6 +123,7 @@ def multiply_block(
     one; `is_new` says that they are still to be made. A panel that the last column cuts off is made of a transposed B
     alone.
     """
+    specialised()
     group = PANEL * lanes(c)
     no_floor = element(c, -np.inf)
     whole, first_block, end_block = slab
@@ -171,7 +165,7 @@ def multiply_block(
                 is_broad = is_row and panels == 0 and columns - j >= BROAD * lanes(c)
                 width = BROAD * lanes(c) if is_broad else min(group, columns - j)
                 if is_last:
-                    ask_for(i0 + i, j0 + j, count, width, extras)
+                    ask_for(ahead, i0 + i, j0 + j, count, width)
                 if is_broad:
                     broad_kernel(
                         end - k, a_tile, tile_row, tile_step, b_tile, b_tile_step, None, begin, begin_row,
@@ -245,7 +239,7 @@ def depth_slabs(columns, depth, a_step):
 @jit
 def _slab(
     shared, me, rows, columns, slab, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
-    c, c_row, floor, packed, capacity, scratch, ask_for, after_block, is_last, extras,
+    c, c_row, floor, packed, capacity, scratch, ahead, after_block, is_last, extras,
 ):  # fmt: skip
     """A phase: as `product`, of one slab, as `multiply_block` has it; `after_block` is called where it `is_last`."""
     depth = slab_end(slab) - slab_start(slab)
@@ -288,7 +282,7 @@ def _slab(
             multiply_block(
                 me, count, width, slab, rows == 1, a_block, a_row, a_step, tile, b_block, b_step, transposed, wanted,
                 own + room, is_kept, j != last, start_block, start_row, start_step, block, block_row, floor,
-                ask_for, i, j, extras,
+                ahead, i, j,
             )  # fmt: skip
             last = j if wanted > 0 else last
         stamp(me, WORK)
@@ -302,15 +296,15 @@ def _slab(
 @jit
 def product(
     shared, me, rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
-    c, c_row, floor, packed, capacity, scratch, ask_for, after_block, extras,
+    c, c_row, floor, packed, capacity, scratch, ahead, after_block, extras,
 ):  # fmt: skip
     """A phase, a whole product: C[rows, columns] = max(A B + start, floor), block by block.
 
     B is b[depth, columns] with `b_step` elements between rows; where `transposed` it is stored as b[columns, depth].
     start(i, j) lies at start[i * start_row + j * start_step]. `packed` has room for `capacity` elements of each member.
     A chunk's block goes to c, or where c_row is 0 to this member's part of `scratch`, and while it is in the cache
-    after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows. Before a
-    tile's last steps ask_for(i, j, rows, columns, extras) may prefetch what after_block will read there.
+    after_block(i, j, rows, columns, block, block_row, extras) is called on it, once even where C has no rows. What it
+    reads beside the block, `ahead`, is asked for before a tile's last steps.
 
     Chunks are counted down the columns, so that a member keeps to its part of B, or where C has no fewer rows than
     columns, within a strip of rows for each member. What is updated instead of written is cut so too: two cores that
@@ -327,7 +321,7 @@ def product(
             begin, begin_row, begin_step = c, c_row, 1
         _slab(
             shared, me, rows, columns, slab, a + k * a_step, a_row, a_step, b + k * (1 if transposed else b_step),
-            b_step, transposed, begin, begin_row, begin_step, c, c_row, limit, packed, capacity, scratch, ask_for,
+            b_step, transposed, begin, begin_row, begin_step, c, c_row, limit, packed, capacity, scratch, ahead,
             after_block, is_last, extras,
         )  # fmt: skip
 

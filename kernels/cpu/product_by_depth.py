@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..timeline import EPILOGUE, WORK
+from .ahead import nothing_ahead
 from .compile import jit
 from .packing import BLOCK_PANELS, PANEL, block_start, depth_blocks
 from .phases import SIZE, claim, finish
@@ -29,7 +30,7 @@ def goes_by_depth(me, rows, columns, depth, capacity):
 
 @jit
 def product_by_depth(
-    shared, me, rows, columns, depth, a, a_row, b, zeros, start, c, floor, packed, ask_for, after_block, extras
+    shared, me, rows, columns, depth, a, a_row, b, zeros, start, c, floor, packed, after_block, extras
 ):  # fmt: skip
     """Two phases, C[rows, columns] = max(A B + start, floor) for few rows, bit for bit as `product` gives them.
 
@@ -48,7 +49,7 @@ def product_by_depth(
         multiply_block(
             me, rows, min(width, columns - j), (end - k, 0, 1), rows == 1, a + k, a_row, 1, pointer_at(0, packed),
             b + (k * columns + j), columns, False, 0, packed, False, False, zeros, 0, 0, part, columns,
-            element(c, -np.inf), ask_for, 0, j, extras,
+            element(c, -np.inf), nothing_ahead(c), 0, j,
         )  # fmt: skip
         stamp(me, WORK)
         chunk = claim(shared, me, blocks * across)

@@ -8,6 +8,7 @@ filled up with zeros along the sum, so that every tile is whole. Sums wait in a 
 from numba import types
 
 from ..timeline import EPILOGUE, PACK, WORK
+from .ahead import ask_for
 from .amx import EDGE, multiply_tiles
 from .compile import PieceFor, jit
 from .packing import BLOCK_DEPTH, MOST_PACKED, Shape
@@ -148,7 +149,7 @@ def _deliver(rows, columns, sums, start, start_row, c, c_row, floor):
 @jit
 def _multiply_block(
     rows, columns, depth, a, a_row, a_step, b, b_panel, start, start_row, start_step, c, c_row, floor,
-    ask_for, i0, j0, extras, sums, a_panel, tile,
+    ahead, i0, j0, sums, a_panel, tile,
 ):  # fmt: skip
     """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0); B's panels lie b_panel apart."""
     blocks, terms = max(-(-depth // BLOCK_DEPTH), 1), 2 * parts_of(a) - 1
@@ -163,7 +164,7 @@ def _multiply_block(
             _pack_rows_of_a(rows - i, end - k, a + (i * a_row + a_k * a_step), a_row, a_step, a_panel, tile)
             for j in range(0, columns, SIDE):
                 if is_last:
-                    ask_for(i0 + i, j0 + j, min(SIDE, rows - i), min(SIDE, columns - j), extras)
+                    ask_for(ahead, i0 + i, j0 + j, min(SIDE, rows - i), min(SIDE, columns - j))
                 sum_at = sums + (i // SIDE * CHUNK_PANELS + j // SIDE) * (SIDE * SIDE)
                 b_tile = b + (j // SIDE * b_panel + b_k * SIDE)
                 _multiply(rows - i, columns - j, end - k, a_panel, b_tile, sum_at, visit == 0)
@@ -185,7 +186,7 @@ def _chunk_shape(rows, columns, depth):
 @jit
 def _product_by_tiles(
     shared, me, rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
-    c, c_row, floor, packed, capacity, scratch, ask_for, after_block, extras,
+    c, c_row, floor, packed, capacity, scratch, ahead, after_block, extras,
 ):  # fmt: skip
     """As product.product, whose operands are pairs."""
     panel = SIDE * (_whole(depth) * parts_of(b) + PANEL_GAP)
@@ -218,7 +219,7 @@ def _product_by_tiles(
             _multiply_block(
                 count, width, depth, a + i * a_row, a_row, a_step, packed + j // SIDE * panel, panel,
                 start + (i * start_row + column * start_step), start_row, start_step, block, block_row, floor,
-                ask_for, i, column, extras, sums, a_panel, tile,
+                ahead, i, column, sums, a_panel, tile,
             )  # fmt: skip
             stamp(me, WORK)
             after_block(i, column, count, width, block, block_row, extras)
