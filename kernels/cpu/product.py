@@ -237,40 +237,66 @@ def depth_slabs(columns, depth, a_step):
 
 
 @jit
+def chunks_of(rows, columns, block_rows, block_columns):
+    """(down, across): how many chunks of at most [block_rows, block_columns] C[rows, columns] is; one without rows."""
+    return max(-(-rows // block_rows), 1), -(-columns // block_columns)
+
+
+@jit
+def chunk_block(chunk, rows, columns, block_rows, block_columns, strip):
+    """(i, j, rows, columns) of a chunk: they are counted down the columns of one strip, so many chunks high, of C."""
+    down, across = chunks_of(rows, columns, block_rows, block_columns)
+    above = chunk // (strip * across) * strip
+    height = min(strip, down - above)
+    place = chunk - above * across
+    i, j = (above + place % height) * block_rows, place // height * block_columns
+    return i, j, min(block_rows, rows - i), min(block_columns, columns - j)
+
+
+@jit
+def _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity):
+    """(copies_a, panels, is_kept, block_rows, block_columns, strip): what a member copies of a slab, and its chunks.
+
+    `panels` of B and `is_kept` are those of `multiply_block`; a strip's height is in chunks.
+    """
+    group, size = PANEL * lanes(c), VECTOR_BYTES // lanes(c)
+    held = depth * parts_of(b)
+    copies_a = capacity > TILE_ROOM and copying_a_pays(rows, columns, depth, size, a_row, a_step)
+    room = capacity - (TILE_ROOM if copies_a else 0)
+    by_rows = rows >= columns or c_row == 0
+    block_rows, block_panels = _chunk_shape(rows, columns, held, group, 1 if by_rows else me[SIZE])
+    fit = room // (group * max(held, 1))
+    is_kept = fit > 0
+    panels = 0
+    if columns > 1 and (transposed or (is_kept and copying_b_pays(rows, columns, held))):
+        panels = block_panels = min(block_panels, fit if is_kept else room // (group * BLOCK_DEPTH))
+    strips = max(-(-rows * held * size // MOST_OF_A), me[SIZE] if by_rows else 1)
+    down, _ = chunks_of(rows, columns, block_rows, block_panels * group)
+    return copies_a, panels, is_kept, block_rows, block_panels * group, -(-down // strips)
+
+
+@jit
 def _slab(
     shared, me, rows, columns, slab, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
     c, c_row, floor, packed, capacity, scratch, ahead, after_block, is_last, extras,
 ):  # fmt: skip
     """A phase: as `product`, of one slab, as `multiply_block` has it; `after_block` is called where it `is_last`."""
     depth = slab_end(slab) - slab_start(slab)
-    group, size = PANEL * lanes(c), VECTOR_BYTES // lanes(c)
-    held = depth * parts_of(b)
-    own = packed + me[RANK] * capacity
-    tile, room = pointer_at(0, packed), 0
-    if capacity > TILE_ROOM and copying_a_pays(rows, columns, depth, size, a_row, a_step):
-        tile, room = own, TILE_ROOM
-    by_rows = rows >= columns or c_row == 0
-    block_rows, block_panels = _chunk_shape(rows, columns, held, group, 1 if by_rows else me[SIZE])
-    fit = (capacity - room) // (group * max(held, 1))
-    is_kept = fit > 0
-    panels = 0
-    if columns > 1 and (transposed or (is_kept and copying_b_pays(rows, columns, held))):
-        panels = block_panels = min(block_panels, fit if is_kept else (capacity - room) // (group * BLOCK_DEPTH))
-    block_columns = block_panels * group
-    down, across = max(-(-rows // block_rows), 1), -(-columns // block_columns)
-    strips = max(-(-rows * held * size // MOST_OF_A), me[SIZE] if by_rows else 1)
-    strip = -(-down // strips)
+    copies_a, panels, is_kept, block_rows, block_columns, strip = _division(
+        me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity
+    )
+    copies = packed + me[RANK] * capacity
+    tile = pointer_at(0, packed)
+    if copies_a:
+        tile, copies = copies, copies + TILE_ROOM
+    down, across = chunks_of(rows, columns, block_rows, block_columns)
     chunks = down * across
     last = -1
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
-        above = chunk // (strip * across) * strip
-        height = min(strip, down - above)
-        place = chunk - above * across
-        i, j = (above + place % height) * block_rows, place // height * block_columns
-        count, width = min(block_rows, rows - i), min(block_columns, columns - j)
+        i, j, count, width = chunk_block(chunk, rows, columns, block_rows, block_columns, strip)
         if c_row == 0:
-            block, block_row = scratch + me[RANK] * BLOCK_TILES * TALL * BLOCK_PANELS * group, width
+            block, block_row = scratch + me[RANK] * (BLOCK_TILES * TALL * BLOCK_PANELS * PANEL * lanes(c)), width
         else:
             block, block_row = c + (i * c_row + j), c_row
         a_block, b_block = a + i * a_row, b + j * (b_step if transposed else 1)
@@ -281,7 +307,7 @@ def _slab(
             wanted = panels if transposed or j == last or count >= TALL else 0
             multiply_block(
                 me, count, width, slab, rows == 1, a_block, a_row, a_step, tile, b_block, b_step, transposed, wanted,
-                own + room, is_kept, j != last, start_block, start_row, start_step, block, block_row, floor,
+                copies, is_kept, j != last, start_block, start_row, start_step, block, block_row, floor,
                 ahead, i, j,
             )  # fmt: skip
             last = j if wanted > 0 else last

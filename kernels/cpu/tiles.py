@@ -14,7 +14,7 @@ from .compile import PieceFor, jit
 from .packing import BLOCK_DEPTH, MOST_PACKED, Shape
 from .packing import pack_capacity as panel_capacity
 from .phases import RANK, claim, finish
-from .product import CHUNKS, MOST_OF_A, low_of_a, low_of_b
+from .product import CHUNKS, MOST_OF_A, chunk_block, chunks_of, low_of_a, low_of_b
 from .product import product as product_by_registers
 from .product import scratch_size as block_size
 from .simd import (
@@ -201,16 +201,12 @@ def _product_by_tiles(
         slab_columns = min(slab, columns - slab_start)
         b_slab = b + slab_start * (b_step if transposed else 1)
         _pack(shared, me, depth, slab_columns, b_slab, b_step, transposed, packed, panel, tile)
-        across, down = -(-slab_columns // block_columns), max(-(-rows // block_rows), 1)
+        down, across = chunks_of(rows, slab_columns, block_rows, block_columns)
         strip = -(-down // max(-(-4 * rows * depth * parts_of(a) // MOST_OF_A), 1))
         chunks = down * across
         chunk = claim(shared, me, chunks)
         while chunk >= 0:
-            above = chunk // (strip * across) * strip
-            height = min(strip, down - above)
-            place = chunk - above * across
-            i, j = (above + place % height) * block_rows, place // height * block_columns
-            count, width = min(block_rows, rows - i), min(block_columns, slab_columns - j)
+            i, j, count, width = chunk_block(chunk, rows, slab_columns, block_rows, block_columns, strip)
             column = slab_start + j
             if c_row == 0:
                 block, block_row = own_block, width
