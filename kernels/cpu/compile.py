@@ -19,16 +19,13 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 import numpy as np
-from numba import _dynfunc, types
+from numba import types
 from numba.core.caching import NullCache
 from numba.core.ccallback import CFunc
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
-from numba.core.compiler_machinery import AnalysisPass, register_pass
+from numba.core.compiler import CompileResult
 from numba.core.registry import CPUDispatcher
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
-from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic
 
 from ..caches import USUAL_KIB, cache_bytes
@@ -37,132 +34,11 @@ from ..cores import usable_cores
 from ..disk import replace, state_folder
 from ..processor import cpu_model
 from .amx import configure_tiles, release_tiles
+from .pipeline import PieceCompiler, WholeCompiler, resolved_once
 from .simd import HAS_BFLOAT16, I64, PAIR, ROUNDED, SPLIT_PAIR, VECTOR_BYTES, Pointer, float32_at
 from .units import UNIT
 
-
-class _PieceLibrary(JITCodeLibrary):
-    """Code that exists only to be linked into an entry's: not optimised and not turned into machine code by itself."""
-
-    def _optimize_functions(self, ll_module):
-        """The entry is optimised as a whole."""
-        ll_module.data_layout = self._codegen._data_layout
-
-    def finalize(self):
-        """What it calls is linked to the entry beside it."""
-        self._finalized = True
-
-
-class _WholeLibrary(JITCodeLibrary):
-    """Code with all the pieces it calls, directly or through others: each is linked once, and is nobody else's.
-
-    Numba tells two pieces of one name apart by a number that counts within the process, and a linker takes the first of
-    all equal names: machine code of two processes, loaded into a third, must not share names.
-    """
-
-    def finalize(self):
-        """Gather the pieces, then as Numba does."""
-        gathered = dict.fromkeys(self._linking_libraries)
-        left = list(gathered)
-        while left:
-            library = left.pop()
-            if isinstance(library, _PieceLibrary):
-                left += [each for each in library._linking_libraries if each not in gathered]
-                gathered |= dict.fromkeys(library._linking_libraries)
-        self._linking_libraries = list(gathered)
-        self._own = {each.name for each in self._defined()}
-        super().finalize()
-
-    def _defined(self):
-        module = self._final_module
-        return [each for each in (*module.functions, *module.global_variables) if not each.is_declaration]
-
-    def _optimize_final_module(self):
-        """Once: Numba optimises twice, for the sake of reference counts, which kernels do not have.
-
-        And without a search for loops to vectorise: the vectors of a kernel are written by hand.
-        """
-        for each in self._defined():
-            if each.name not in self._own:
-                each.linkage = "internal"
-        options = llvm.create_pipeline_tuning_options(speed_level=2)
-        options.loop_vectorization = options.slp_vectorization = options.loop_interleaving = False
-        builder = llvm.create_pass_builder(self._codegen._tm, options)
-        builder.getModulePassManager().run(self._final_module, builder)
-
-
-@register_pass(mutates_CFG=False, analysis_only=True)
-class _PublishPiece(AnalysisPass):
-    """Make a piece known to other compiled code under a stand-in for the machine code it does not have."""
-
-    _name = "publish_piece"
-
-    def __init__(self):
-        AnalysisPass.__init__(self)
-
-    def run_pass(self, state):
-        """Replace the lowering's empty result."""
-        result, library = state["cr"], state["library"]
-        module, name = result.fndesc.lookup_module(), result.fndesc.qualname.split(".")[-1]
-        stand_in = _dynfunc.make_function(module, name, "a piece of a kernel", 0, result.env, (library,))
-        state.targetctx.insert_user_function(stand_in, result.fndesc, [library])
-        state["cr"] = result._replace(cfunc=stand_in)
-        return False
-
-
-_NEEDLESS = {
-    "AnnotateTypes",
-    "DumpParforDiagnostics",
-    "FindLiterallyCalls",
-    "GenericRewrites",
-    "InlineClosureLikes",
-    "InlineInlinables",
-    "InlineOverloads",
-    "LiteralPropagationSubPipelinePass",
-    "LiteralUnroll",
-    "MakeFunctionToJitFunction",
-    "NoPythonSupportedFeatureValidation",
-    "NopythonRewrites",
-    "RewriteDynamicRaises",
-    "WithLifting",
-}
-"""Passes of Numba's that serve what no kernel uses: array expressions, closures, with blocks, exceptions, literals."""
-
-
-def _needed_passes(state):
-    passes = DefaultPassBuilder.define_nopython_pipeline(state)
-    passes.passes = [each for each in passes.passes if each[0].__name__ not in _NEEDLESS]
-    return passes
-
-
-class _PieceCompiler(CompilerBase):
-    """Numba's pipeline for a piece: the analysis that it needs, none of the code generation."""
-
-    def define_pipelines(self):
-        """The one pipeline."""
-        state = self.state
-        state.flags.no_compile = True
-        state["library"] = _PieceLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
-        passes = _needed_passes(state)
-        passes.add_pass_after(_PublishPiece, NativeLowering)
-        passes.finalize()
-        return [passes]
-
-
-class _WholeCompiler(CompilerBase):
-    """Numba's pipeline for what is to run."""
-
-    def define_pipelines(self):
-        """The one pipeline."""
-        state = self.state
-        state["library"] = _WholeLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
-        state["library"].enable_object_caching()
-        passes = _needed_passes(state)
-        passes.finalize()
-        return [passes]
-
-
-_compile = functools.partial(numba.njit, nogil=True, error_model="numpy", pipeline_class=_WholeCompiler)
+_compile = functools.partial(numba.njit, nogil=True, error_model="numpy", pipeline_class=WholeCompiler)
 
 
 class _PieceDispatcher(CPUDispatcher):
@@ -183,7 +59,7 @@ class Piece:
     def dispatcher(self):
         """Numba's object for it: of some 200 pieces, a process that finds its kernels in the cache needs none."""
         options = {"nopython": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-        return _PieceDispatcher(self.py_func, targetoptions=options, pipeline_class=_PieceCompiler)
+        return _PieceDispatcher(self.py_func, targetoptions=options, pipeline_class=PieceCompiler)
 
     @functools.cached_property
     def _numba_type_(self):
@@ -193,8 +69,7 @@ class Piece:
 def jit(function):
     """A piece of a kernel, callable from other compiled code only.
 
-    Numba would optimise and generate machine code for every function by itself and again in each of its callers, which
-    costs several times what the entry alone does.
+    The machine code is its callers' (pipeline.py).
     """
     return Piece(function)
 
@@ -242,9 +117,9 @@ def c_function(run, function, signature):
     """`run` compiled as a C function, kept in the cache on disk under the name of `function`."""
     for name in "__module__", "__name__", "__qualname__":  # by which other processes' machine code knows it
         setattr(run, name, getattr(function, name))
-    compiled = CFunc(run, (signature.args, signature.return_type), {}, {"error_model": "numpy"}, _WholeCompiler)
+    compiled = CFunc(run, (signature.args, signature.return_type), {}, {"error_model": "numpy"}, WholeCompiler)
     compiled._cache = _DiskCache(function)
-    with no_collection():
+    with no_collection(), resolved_once():
         compiled.compile()
     return compiled
 

@@ -1,0 +1,80 @@
+"""What is left out of Numba's pipeline, and that Numba itself stays as it is."""
+
+from collections import Counter
+
+import numba
+import numpy as np
+import pytest
+from numba.core.types.functions import BaseFunction
+from vectors import compiled
+
+from fastmlp.kernels.cpu import compile as compilation
+from fastmlp.kernels.cpu.activations import SIGMOID, _activated
+from fastmlp.kernels.cpu.compile import jit
+from fastmlp.kernels.cpu.pipeline import resolved_once
+from fastmlp.kernels.cpu.simd import load, pointer, store
+
+
+@jit
+def _sums(a, b):
+    return (a + b) + (a + b) + (b + a)
+
+
+def test_every_call_is_resolved_once_for_each_kind_of_arguments(monkeypatch):
+    asked = Counter()
+    resolve = BaseFunction.get_call_type
+
+    def counted(function, context, args, kws):
+        asked[function, args] += 1
+        return resolve(function, context, args, kws)
+
+    monkeypatch.setattr(BaseFunction, "get_call_type", counted)
+
+    @compiled
+    def call(a, b):
+        return _sums(a, b) + _sums(b, a) + a + b
+
+    with resolved_once():
+        assert call(3, 4) == 49
+    assert set(asked.values()) == {1}
+    assert BaseFunction.get_call_type is counted
+
+
+def test_what_python_calls_as_c_is_compiled_so(monkeypatch):
+    seen, resolve = [], BaseFunction.get_call_type
+    monkeypatch.setattr(compilation.CFunc, "compile", lambda self: seen.append(BaseFunction.get_call_type))
+    compilation.c_function(lambda: None, _sums.py_func, numba.void())
+    assert seen != [resolve]
+    assert BaseFunction.get_call_type is resolve
+
+
+def test_numba_is_as_before_where_compiling_fails():
+    resolve = BaseFunction.get_call_type
+    with pytest.raises(numba.TypingError):
+        compilation.c_function(lambda a: a + "text", _sums.py_func, numba.int64(numba.int64))
+    with pytest.raises(KeyboardInterrupt), resolved_once():
+        raise KeyboardInterrupt
+    assert BaseFunction.get_call_type is resolve
+
+
+def test_a_piece_keeps_none_of_its_expressions():
+    @compiled
+    def call(a):
+        return _sums(a, a)
+
+    assert call(2) == 12
+    (overload,) = [each for each in _sums.dispatcher.overloads.values() if each.signature.args == (numba.int64,) * 2]
+    assert overload.fndesc.typemap is None
+    assert overload.fndesc.calltypes is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_function_of_vectors_is_part_of_its_callers_however_large(dtype):
+    @compiled
+    def call(code, x):
+        y = _activated(code, load(pointer(x)))
+        store(pointer(x), _activated(code, _activated(code, y)))
+
+    call(SIGMOID, np.zeros(64, dtype))
+    (assembly,) = call.inspect_asm().values()
+    assert "_activated" not in assembly
