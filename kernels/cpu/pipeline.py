@@ -24,7 +24,7 @@ class PieceLibrary(JITCodeLibrary):
     """Code that exists only to be linked into an entry's: not optimised and not turned into machine code by itself."""
 
     def _optimize_functions(self, ll_module):
-        """The entry is optimised as a whole. A function of vectors is to be part of its callers: all is in registers."""
+        """The entry is optimised as a whole. A function of vectors is to be part of its callers, all in registers."""
         ll_module.data_layout = self._codegen._data_layout
         for function in ll_module.functions:
             if any("<" in str(argument.type) for argument in function.arguments):
