@@ -169,8 +169,8 @@ def resolved_once() -> Iterator[None]:
                 known[call] = function, resolve(function, context, args, kws)  # who keeps the function keeps its number
             return known[call][1]
 
-        BaseFunction.get_call_type = remembered
+        BaseFunction.get_call_type = remembered  # type: ignore[method-assign]
         try:
             yield
         finally:
-            BaseFunction.get_call_type = resolve
+            BaseFunction.get_call_type = resolve  # type: ignore[method-assign]
