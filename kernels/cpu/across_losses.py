@@ -15,12 +15,25 @@ from .losses import (
     epsilon,
     surprise_bounds,
 )
-from .simd import keep_first, lanes, load, select, splat, store, wide_add, wide_add_square, wide_total, wide_zeros
+from .simd import (
+    keep_first,
+    lanes,
+    load,
+    select,
+    specialised,
+    splat,
+    store,
+    wide_add,
+    wide_add_square,
+    wide_total,
+    wide_zeros,
+)
 
 
 @jit
 def _squares(n, m, columns, y, t, dy, divisor):
     """Sum of (y - t)^2 over n rows; dy = (y - t) / divisor, 0 beyond them."""
+    specialised()
     total, lost = 0.0, 0.0
     for j in range(m):
         part = wide_zeros(y)
