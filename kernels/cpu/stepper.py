@@ -62,17 +62,21 @@ def _are_labels(count, labels, outputs):
 
 
 @jit
+def _marked(outside, value, least, most):
+    """1 where the value, perhaps NaN, does not lie between the two, else what `outside` is there."""
+    return select(value >= least, select(value <= most, outside, 1.0), 1.0)
+
+
+@jit
 def _are_within(count, values, least, most):
     """Whether each of the values lies between the two, of its own type, between which 0 lies too."""
     size = lanes(values)
     outside = splat(values, 0.0)
     whole = count - count % size
     for i in range(0, whole, size):
-        value = load(values + i)
-        outside = select(value >= least, select(value <= most, outside, 1.0), 1.0)
+        outside = _marked(outside, load(values + i), least, most)
     if whole < count:
-        value = load_first(values + whole, count - whole)
-        outside = select(value >= least, select(value <= most, outside, 1.0), 1.0)
+        outside = _marked(outside, load_first(values + whole, count - whole), least, most)
     return not any_lane(outside > 0.0)
 
 
@@ -88,11 +92,10 @@ def _is_target(known, rows, target):
     is_table = is_array(known, target, known[DTYPE], 2, PLAIN) and length_of(target, 1) == outputs
     if not (is_row or is_table) or length_of(target, 0) != rows:
         return False
-    is_share = known[TARGET] == 1
+    largest = _LARGEST_FLOAT32 if known[ITEM] == 4 else _LARGEST_FLOAT64
+    least, most = (0.0, 1.0) if known[TARGET] == 1 else (-largest, largest)
     if known[ITEM] == 4:
-        least, most = (0.0, 1.0) if is_share else (-_LARGEST_FLOAT32, _LARGEST_FLOAT32)
         return _are_within(rows * outputs, float32_at(data_of(target)), least, most)
-    least, most = (0.0, 1.0) if is_share else (-_LARGEST_FLOAT64, _LARGEST_FLOAT64)
     return _are_within(rows * outputs, float64_at(data_of(target)), least, most)
 
 
