@@ -38,6 +38,8 @@ TRANSPOSES = [(False, False), (True, False), (False, True), (True, True)]
 COPIED = [
     (30, 1024, 300, False),  # rows of A a multiple of 4 KiB apart
     (37, 2048, 256, False),
+    (301, 1024, 270, False),  # and together beyond an L2 of 1 MiB
+    (150, 4096, 260, False),
     (1030, 1030, 300, True),  # columns of A over 2 KiB apart
     (2051, 515, 257, True),
     (47, 300, 100, False),  # B alone, its last panel apart

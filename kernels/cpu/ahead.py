@@ -29,7 +29,8 @@ def changing_ahead(read, changed, row):
 
 
 @jit
-def _prefetch_tile(ask, rows, columns, p, p_row):
+def prefetch_tile(ask, rows, columns, p, p_row):
+    """Ask for p[rows, columns], by `prefetch` or `prefetch_to_write`."""
     for _ in range(rows):
         for j in range(0, columns, lanes(p)):
             ask(p + j)
@@ -42,8 +43,8 @@ def ask_for(ahead, i, j, rows, columns):
     read, read_row, columns_each, first, second, third, row = ahead
     if address_of(read) != 0:
         place = read + (i * read_row + j // columns_each)
-        _prefetch_tile(prefetch, rows, -(-columns // columns_each), place, read_row)
+        prefetch_tile(prefetch, rows, -(-columns // columns_each), place, read_row)
     place = i * row + j
     for changed in first, second, third:
         if address_of(changed) != 0:
-            _prefetch_tile(prefetch_to_write, rows, columns, changed + place, row)
+            prefetch_tile(prefetch_to_write, rows, columns, changed + place, row)

@@ -47,6 +47,8 @@ def copying_a(depth, a, a_step, b, b_step, start, start_row, c, c_row, floor, co
     """The micro-kernel for a whole tile that copies its part of A, stored by columns, to steps of TALL elements.
 
     Loads and stores are free while the units multiply and add; lines that were waited for once are not asked for again.
+    The next tile's lines, beside these, are asked for now, from memory; where they share few sets of the caches they
+    are gone when that tile comes, and asked for again some steps before they are used.
     """
     tile = tile_zeros(TALL, PANEL, c)
     for _ in range(depth):
@@ -54,7 +56,10 @@ def copying_a(depth, a, a_step, b, b_step, start, start_row, c, c_row, floor, co
             prefetch(b + (AHEAD // PANEL * b_step + column * lanes(c)))
         for i in range(2 * TALL - 1, TALL, -lanes(c)):
             prefetch(a + i)
+        later = a + AHEAD // PANEL * a_step
+        prefetch(later + (TALL - 1))
         for i in range(0, TALL, lanes(c)):
+            prefetch(later + i)
             store(copy + i, load_first(a + i, TALL - i))
         tile = tile_multiply_add(tile, a, 1, b, None)
         a += a_step

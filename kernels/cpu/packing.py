@@ -30,7 +30,7 @@ BLOCK_DEPTH = 256
 """Steps of k between visits to C: a panel of B (256 x 32 float32 = 32 KiB) comes from L2, the tile's A stays in L1."""
 
 
-L2 = cache_bytes("L2")
+L1, L2 = cache_bytes("L1d"), cache_bytes("L2")
 
 BLOCK_PANELS = min(max(L2 // (4 * BLOCK_DEPTH * PANEL * VECTOR_BYTES), 2), 16)
 """Panels in a chunk, at most: BLOCK_DEPTH rows of so many fill a quarter of L2, 8 x 32 KiB of one MiB."""
@@ -135,12 +135,13 @@ caches."""
 def copying_a_pays(rows, columns, depth, size, a_row, a_step):
     """Whether to copy tiles of A[rows, depth], elements of `size` bytes, for so many columns of B.
 
-    Rows are copied before they are used: from beyond L2 that takes longer than it saves.
+    Rows that share sets of L1 are copied from L2, and from beyond where L1 has fewer ways than a tile has rows: there
+    each element of a line would bring it anew.
     """
     if columns * size < WIDE or rows < TALL:
         return False
     if a_step == 1:
-        return a_row * size % WAY == 0 and rows * depth * size <= L2
+        return a_row * size % WAY == 0 and (L1 < TALL * WAY or rows * depth * size <= L2)
     return a_step * size >= FAR
 
 

@@ -13,7 +13,7 @@ Tiling after K. Goto and R. van de Geijn, "Anatomy of high-performance matrix mu
 import numpy as np
 
 from ..timeline import EPILOGUE, PACK, WORK
-from .ahead import ask_for
+from .ahead import ask_for, prefetch_tile
 from .compile import jit
 from .micro_kernels import BROAD, broad_kernel, copying_a, copying_b, multiply_tile, tile_rows
 from .packing import (
@@ -45,6 +45,7 @@ from .simd import (
     multiply_add,
     parts_of,
     pointer_at,
+    prefetch,
     specialised,
     splat,
     sum_lanes,
@@ -112,16 +113,16 @@ def _multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floo
 
 @jit
 def multiply_block(
-    me, rows, columns, slab, is_row, a, a_row, a_step, tile, b, b_step, transposed, panels, copies, is_kept, is_new,
-    start, start_row, start_step, c, c_row, floor, ahead, i0, j0,
+    me, rows, columns, slab, is_row, a, a_row, a_step, tile, is_far, b, b_step, transposed, panels, copies, is_kept,
+    is_new, start, start_row, start_step, c, c_row, floor, ahead, i0, j0,
 ):  # fmt: skip
     """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0); `is_row` says that C is one row.
 
     `slab` is (depth, first, end): the blocks of steps, of those of a sum over `depth`, that a and b hold.
-    Where `tile` is not 0 it is room for a copy of one tile's part of A. Where `panels` is not 0 there is room for so
-    many at `copies`: for those of every part and block of steps if they are kept for the next blocks of rows, else of
-    one; `is_new` says that they are still to be made. A panel that the last column cuts off is made of a transposed B
-    alone.
+    Where `tile` is not 0 it is room for a copy of one tile's part of A; from beyond L2, where A `is_far`, the rows of
+    the next tile are asked for panel by panel. Where `panels` is not 0 there is room for so many at `copies`: for those
+    of every part and block of steps if they are kept for the next blocks of rows, else of one; `is_new` says that they
+    are still to be made. A panel that the last column cuts off is made of a transposed B alone.
     """
     specialised()
     group = PANEL * lanes(c)
@@ -166,6 +167,11 @@ def multiply_block(
                 width = BROAD * lanes(c) if is_broad else min(group, columns - j)
                 if is_last:
                     ask_for(ahead, i0 + i, j0 + j, count, width)
+                if copies_a and a_step == 1 and is_far:
+                    next_i, next_k = (i + TALL, a_k) if i + TALL < rows or is_last else (0, a_k + end - k)
+                    first, past = TALL * j // columns, TALL * (j + width) // columns
+                    next_rows = a + ((next_i + first) * a_row + next_k * a_step)
+                    prefetch_tile(prefetch, past - first, end - k, next_rows, a_row)
                 if is_broad:
                     broad_kernel(
                         end - k, a_tile, tile_row, tile_step, b_tile, b_tile_step, None, begin, begin_row,
@@ -201,11 +207,12 @@ CHUNK_WORK = 65536
 
 FEW_PANELS = 4
 """Panels of all steps that half of L2 must hold to be kept there from chunk to chunk. Where fewer fit A would pass too
-often: then they come from L3 for each chunk, and it has as many as it can."""
+often, and so it does where each time it is copied from beyond L2: then they come from L3 for each chunk, and it has as
+many as it can."""
 
 
 @jit
-def _chunk_shape(rows, columns, depth, group, shares):
+def _chunk_shape(rows, columns, depth, group, shares, is_far):
     """(rows, panels) of a chunk: nearly the same number of tiles for each, and so wide that tiles of A are used often.
 
     Columns are cut into `shares` at least. What a row's sum depends on is the same for any shape, but for one row
@@ -214,7 +221,7 @@ def _chunk_shape(rows, columns, depth, group, shares):
     tiles, panels = max(-(-rows // TALL), 1), max(-(-columns // group), 1)
     most = max(tiles * panels // CHUNKS, -(-CHUNK_WORK // max(TALL * group * depth, 1)))
     fit = L2 // 2 // max(depth * PANEL * VECTOR_BYTES, 1)
-    limit = min(fit, BLOCK_PANELS) if fit >= FEW_PANELS else BLOCK_PANELS
+    limit = min(fit, BLOCK_PANELS) if fit >= FEW_PANELS and not is_far else BLOCK_PANELS
     across = min(most, limit, panels)
     across = max(across, BROAD // PANEL) if rows == 1 else min(across, -(-panels // shares))
     down = min(-(-most // across), BLOCK_TILES, tiles)
@@ -255,16 +262,17 @@ def chunk_block(chunk, rows, columns, block_rows, block_columns, strip):
 
 @jit
 def _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity):
-    """(copies_a, panels, is_kept, block_rows, block_columns, strip): what a member copies of a slab, and its chunks.
+    """(copies_a, is_far, panels, is_kept, block_rows, block_columns, strip): what a member copies, and its chunks.
 
-    `panels` of B and `is_kept` are those of `multiply_block`; a strip's height is in chunks.
+    `is_far`, the `panels` of B and `is_kept` are those of `multiply_block`; a strip's height is in chunks.
     """
     group, size = PANEL * lanes(c), VECTOR_BYTES // lanes(c)
     held = depth * parts_of(b)
     copies_a = capacity > TILE_ROOM and copying_a_pays(rows, columns, depth, size, a_row, a_step)
+    is_far = copies_a and rows * depth * size > L2
     room = capacity - (TILE_ROOM if copies_a else 0)
     by_rows = rows >= columns or c_row == 0
-    block_rows, block_panels = _chunk_shape(rows, columns, held, group, 1 if by_rows else me[SIZE])
+    block_rows, block_panels = _chunk_shape(rows, columns, held, group, 1 if by_rows else me[SIZE], is_far)
     fit = room // (group * max(held, 1))
     is_kept = fit > 0
     panels = 0
@@ -272,7 +280,7 @@ def _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_ro
         panels = block_panels = min(block_panels, fit if is_kept else room // (group * BLOCK_DEPTH))
     strips = max(-(-rows * held * size // MOST_OF_A), me[SIZE] if by_rows else 1)
     down, _ = chunks_of(rows, columns, block_rows, block_panels * group)
-    return copies_a, panels, is_kept, block_rows, block_panels * group, -(-down // strips)
+    return copies_a, is_far, panels, is_kept, block_rows, block_panels * group, -(-down // strips)
 
 
 @jit
@@ -282,7 +290,7 @@ def _slab(
 ):  # fmt: skip
     """A phase: as `product`, of one slab, as `multiply_block` has it; `after_block` is called where it `is_last`."""
     depth = slab_end(slab) - slab_start(slab)
-    copies_a, panels, is_kept, block_rows, block_columns, strip = _division(
+    copies_a, is_far, panels, is_kept, block_rows, block_columns, strip = _division(
         me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity
     )
     copies = packed + me[RANK] * capacity
@@ -306,8 +314,8 @@ def _slab(
         else:
             wanted = panels if transposed or j == last or count >= TALL else 0
             multiply_block(
-                me, count, width, slab, rows == 1, a_block, a_row, a_step, tile, b_block, b_step, transposed, wanted,
-                copies, is_kept, j != last, start_block, start_row, start_step, block, block_row, floor,
+                me, count, width, slab, rows == 1, a_block, a_row, a_step, tile, is_far, b_block, b_step, transposed,
+                wanted, copies, is_kept, j != last, start_block, start_row, start_step, block, block_row, floor,
                 ahead, i, j,
             )  # fmt: skip
             last = j if wanted > 0 else last
