@@ -48,6 +48,10 @@ for n, k, m in ((1, 300, 700), (130, 600, 1100), (61, 1500, 900)):
 for n, k, m in ((301, 1024, 300), (110, 3072, 300)):
     a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((n, k), (k, m)))
     assert (matmul(a, b) == a @ b).all()
+# Few rows of A, and a B that comes from memory where L3 is small.
+for n, k, m in ((4, 700, 900), (12, 515, 1030), (31, 1100, 520)):
+    a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((n, k), (k, m)))
+    assert (matmul(a, b) == a @ b).all()
 # A by columns far apart; then sums so deep that, where caches are small, not one panel of B is kept whole.
 for n, k, m in ((1100, 2003, 300), (40, 9000, 300)):
     a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((n, k), (k, m)))
@@ -55,17 +59,18 @@ for n, k, m in ((1100, 2003, 300), (40, 9000, 300)):
         given = b.T.copy() if transpose_b else b
         assert (matmul(a.T.copy(), given, transpose_a=True, transpose_b=transpose_b) == a @ b).all()
 is_copied = [packing.copying_a_pays.py_func(rows, 1024, 1024, 4, 1024, 1) for rows in (128, 4096)]
-print(product.BLOCK_PANELS, packing.MOST_PACKED >> 20, team.PARALLEL_BYTES >> 10, *is_copied)
+is_packed = [packing.packing_rows_pays.py_func(rows, 1024, 1024, 4) for rows in (3, 4)]
+print(product.BLOCK_PANELS, packing.MOST_PACKED >> 20, team.PARALLEL_BYTES >> 10, *is_copied, *is_packed)
 """
 
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        ({"L2": 256, "L3": 2048}, "2 1 128 True True"),
-        ({}, "8 4 512 True True"),
-        ({"L1d": 48}, "8 4 512 True False"),
-        ({"L1d": 48, "L2": 4096, "L3": 2**20}, "16 16 2048 True False"),
+        ({"L2": 256, "L3": 2048}, "2 1 128 True True False True"),
+        ({}, "8 4 512 True True False False"),
+        ({"L1d": 48}, "8 4 512 True False False False"),
+        ({"L1d": 48, "L2": 4096, "L3": 2**20}, "16 16 2048 True False False False"),
     ],
 )
 def test_blocks_follow_the_caches_and_products_stay_right(sizes, expected, tmp_path):

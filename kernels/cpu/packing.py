@@ -15,6 +15,7 @@ from .simd import (
     lanes,
     load,
     load_first,
+    prefetch,
     store,
     transpose_square,
 )
@@ -89,6 +90,23 @@ def pack_transposed(depth, columns, b, b_row, panels):
         _pack_panel_transposed(depth, min(group, columns - j), b + j * b_row, b_row, panels + j * depth)
 
 
+ROWS_AHEAD = 8
+"""Rows by which `pack_rows` asks for B before it reads it: 4 to 32 of a KiB each did as well."""
+
+
+@jit
+def pack_rows(depth, columns, b, b_step, panels):
+    """Panels of B[depth, columns], of those that are whole."""
+    count = lanes(b)
+    group = PANEL * count
+    for k in range(depth):
+        for j in range(0, columns - group + 1, group):
+            for i in range(0, group, count):
+                prefetch(b + (ROWS_AHEAD * b_step + j + i))
+                store(panels + (j * depth + k * group + i), load(b + (j + i)))
+        b += b_step
+
+
 @jit
 def panels_start(part, depth, k, panels, group):
     """Where, behind the first, the panels of the block of steps from k on of this part of B begin.
@@ -107,6 +125,20 @@ COPY_ROWS, COPY_SIZE = 3 * TALL, 1 << 12
 def copying_b_pays(rows, columns, depth):
     """Whether to copy B[depth, columns], stored by rows, to panels for `rows` rows of A."""
     return rows >= COPY_ROWS and depth * columns >= COPY_SIZE
+
+
+MOST_NEAR = cache_bytes("L3") // 2
+"""Bytes of B beyond which it is taken to come from memory."""
+
+
+@jit
+def packing_rows_pays(rows, columns, depth, size):
+    """Whether to copy B[depth, columns], stored by rows of elements of `size` bytes, before its first tiles come.
+
+    From memory rows as long as a chunk's come twice as fast as in the pieces that a tile reads: the copy pays for two
+    tiles' rows at once, and for fewer from SHORT on.
+    """
+    return rows >= SHORT and depth * columns * size > MOST_NEAR
 
 
 MOST_PACKED = min(max(cache_bytes("L3") // 8, 1 << 20), 16 << 20)

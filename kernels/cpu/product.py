@@ -30,7 +30,9 @@ from .packing import (
     copying_a_pays,
     copying_b_pays,
     depth_blocks,
+    pack_rows,
     pack_transposed,
+    packing_rows_pays,
     panels_start,
     slab_end,
     slab_start,
@@ -113,16 +115,17 @@ def _multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floo
 
 @jit
 def multiply_block(
-    me, rows, columns, slab, is_row, a, a_row, a_step, tile, is_far, b, b_step, transposed, panels, copies, is_kept,
-    is_new, start, start_row, start_step, c, c_row, floor, ahead, i0, j0,
+    me, rows, columns, slab, is_row, a, a_row, a_step, tile, a_is_far, b, b_step, transposed, b_is_far, panels,
+    copies, is_kept, is_new, start, start_row, start_step, c, c_row, floor, ahead, i0, j0,
 ):  # fmt: skip
     """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0); `is_row` says that C is one row.
 
     `slab` is (depth, first, end): the blocks of steps, of those of a sum over `depth`, that a and b hold.
-    Where `tile` is not 0 it is room for a copy of one tile's part of A; from beyond L2, where A `is_far`, the rows of
-    the next tile are asked for panel by panel. Where `panels` is not 0 there is room for so many at `copies`: for those
-    of every part and block of steps if they are kept for the next blocks of rows, else of one; `is_new` says that they
-    are still to be made. A panel that the last column cuts off is made of a transposed B alone.
+    Where `tile` is not 0 it is room for a copy of one tile's part of A; where `a_is_far`, beyond L2, the rows of the
+    next tile are asked for panel by panel. Where `panels` is not 0 there is room for so many at `copies`: for those of
+    every part and block of steps if they are kept for the next blocks of rows, else of one; `is_new` says that they are
+    still to be made: by the first tiles, or before these of a B that is transposed or, where `b_is_far`, in memory. A
+    panel that the last column cuts off is made of a transposed B alone.
     """
     specialised()
     group = PANEL * lanes(c)
@@ -139,15 +142,19 @@ def multiply_block(
         is_last = visit == visits - 1
         limit = floor if is_last else no_floor
         b_copy = copies + (panels_start(low_of_b(term, 1), depth, k, panels, group) if is_kept else 0)
-        if transposed and panels > 0 and ((is_new and term < 2) or not is_kept):
+        packs_b = transposed or b_is_far
+        if packs_b and panels > 0 and ((is_new and term < 2) or not is_kept):
             stamp(me, WORK)
-            pack_transposed(end - k, columns, b + b_k, b_step, b_copy)
+            if transposed:
+                pack_transposed(end - k, columns, b + b_k, b_step, b_copy)
+            else:
+                pack_rows(end - k, columns, b + b_k * b_step, b_step, b_copy)
             stamp(me, PACK)
         i = 0
         while i < rows:
             count = tile_rows(rows - i)
             a_tile, tile_row, tile_step = a + (i * a_row + a_k * a_step), a_row, a_step
-            copies_b = panels > 0 and is_new and i == 0 and not transposed
+            copies_b = panels > 0 and is_new and i == 0 and not packs_b
             copies_a = address_of(tile) != 0 and count == TALL
             if copies_a and a_step == 1:
                 tile_row = end - k + SPARE
@@ -167,7 +174,7 @@ def multiply_block(
                 width = BROAD * lanes(c) if is_broad else min(group, columns - j)
                 if is_last:
                     ask_for(ahead, i0 + i, j0 + j, count, width)
-                if copies_a and a_step == 1 and is_far:
+                if copies_a and a_step == 1 and a_is_far:
                     next_i, next_k = (i + TALL, a_k) if i + TALL < rows or is_last else (0, a_k + end - k)
                     first, past = TALL * j // columns, TALL * (j + width) // columns
                     next_rows = a + ((next_i + first) * a_row + next_k * a_step)
@@ -212,17 +219,17 @@ many as it can."""
 
 
 @jit
-def _chunk_shape(rows, columns, depth, group, shares, is_far):
+def _chunk_shape(rows, columns, depth, group, shares, a_is_far, b_is_far):
     """(rows, panels) of a chunk: nearly the same number of tiles for each, and so wide that tiles of A are used often.
 
-    Columns are cut into `shares` at least. What a row's sum depends on is the same for any shape, but for one row
-    alone, whose tiles are broad where its chunks are: its shape is the product's own.
+    Columns are cut into `shares` at least; A and B are far as `_division` says. What a row's sum depends on is the same
+    for any shape, but for one row alone, whose tiles are broad where its chunks are: its shape is the product's own.
     """
     tiles, panels = max(-(-rows // TALL), 1), max(-(-columns // group), 1)
     most = max(tiles * panels // CHUNKS, -(-CHUNK_WORK // max(TALL * group * depth, 1)))
     fit = L2 // 2 // max(depth * PANEL * VECTOR_BYTES, 1)
-    limit = min(fit, BLOCK_PANELS) if fit >= FEW_PANELS and not is_far else BLOCK_PANELS
-    across = min(most, limit, panels)
+    limit = min(fit, BLOCK_PANELS) if fit >= FEW_PANELS and not a_is_far else BLOCK_PANELS
+    across = min(max(most, BLOCK_PANELS) if b_is_far else most, limit, panels)
     across = max(across, BROAD // PANEL) if rows == 1 else min(across, -(-panels // shares))
     down = min(-(-most // across), BLOCK_TILES, tiles)
     return TALL * -(-tiles // -(-tiles // down)), -(-panels // -(-panels // across))
@@ -262,25 +269,27 @@ def chunk_block(chunk, rows, columns, block_rows, block_columns, strip):
 
 @jit
 def _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity):
-    """(copies_a, is_far, panels, is_kept, block_rows, block_columns, strip): what a member copies, and its chunks.
+    """(copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_columns, strip): a member's copies and chunks.
 
-    `is_far`, the `panels` of B and `is_kept` are those of `multiply_block`; a strip's height is in chunks.
+    `a_is_far` to `is_kept` are those of `multiply_block`; a strip's height is in chunks.
     """
     group, size = PANEL * lanes(c), VECTOR_BYTES // lanes(c)
     held = depth * parts_of(b)
     copies_a = capacity > TILE_ROOM and copying_a_pays(rows, columns, depth, size, a_row, a_step)
-    is_far = copies_a and rows * depth * size > L2
+    a_is_far = copies_a and rows * depth * size > L2
+    b_is_far = not transposed and packing_rows_pays(rows, columns, held, size)
     room = capacity - (TILE_ROOM if copies_a else 0)
     by_rows = rows >= columns or c_row == 0
-    block_rows, block_panels = _chunk_shape(rows, columns, held, group, 1 if by_rows else me[SIZE], is_far)
+    shares = 1 if by_rows else me[SIZE]
+    block_rows, block_panels = _chunk_shape(rows, columns, held, group, shares, a_is_far, b_is_far)
     fit = room // (group * max(held, 1))
     is_kept = fit > 0
     panels = 0
-    if columns > 1 and (transposed or (is_kept and copying_b_pays(rows, columns, held))):
+    if columns > 1 and (transposed or (is_kept and (b_is_far or copying_b_pays(rows, columns, held)))):
         panels = block_panels = min(block_panels, fit if is_kept else room // (group * BLOCK_DEPTH))
     strips = max(-(-rows * held * size // MOST_OF_A), me[SIZE] if by_rows else 1)
     down, _ = chunks_of(rows, columns, block_rows, block_panels * group)
-    return copies_a, is_far, panels, is_kept, block_rows, block_panels * group, -(-down // strips)
+    return copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_panels * group, -(-down // strips)
 
 
 @jit
@@ -290,7 +299,7 @@ def _slab(
 ):  # fmt: skip
     """A phase: as `product`, of one slab, as `multiply_block` has it; `after_block` is called where it `is_last`."""
     depth = slab_end(slab) - slab_start(slab)
-    copies_a, is_far, panels, is_kept, block_rows, block_columns, strip = _division(
+    copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_columns, strip = _division(
         me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity
     )
     copies = packed + me[RANK] * capacity
@@ -312,11 +321,11 @@ def _slab(
         if columns == 1:
             _multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, floor)
         else:
-            wanted = panels if transposed or j == last or count >= TALL else 0
+            wanted = panels if transposed or b_is_far or j == last or count >= TALL else 0
             multiply_block(
-                me, count, width, slab, rows == 1, a_block, a_row, a_step, tile, is_far, b_block, b_step, transposed,
-                wanted, copies, is_kept, j != last, start_block, start_row, start_step, block, block_row, floor,
-                ahead, i, j,
+                me, count, width, slab, rows == 1, a_block, a_row, a_step, tile, a_is_far, b_block, b_step, transposed,
+                b_is_far, wanted, copies, is_kept, j != last, start_block, start_row, start_step, block, block_row,
+                floor, ahead, i, j,
             )  # fmt: skip
             last = j if wanted > 0 else last
         stamp(me, WORK)

@@ -48,7 +48,7 @@ def product_by_depth(
         part = packed + (block * size + j)
         multiply_block(
             me, rows, min(width, columns - j), (end - k, 0, 1), rows == 1, a + k, a_row, 1, pointer_at(0, packed),
-            False, b + (k * columns + j), columns, False, 0, packed, False, False, zeros, 0, 0, part, columns,
+            False, b + (k * columns + j), columns, False, False, 0, packed, False, False, zeros, 0, 0, part, columns,
             element(c, -np.inf), nothing_ahead(c), 0, j,
         )  # fmt: skip
         stamp(me, WORK)
