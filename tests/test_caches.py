@@ -35,12 +35,13 @@ def test_where_nothing_is_told_the_usual_is_taken(tmp_path, monkeypatch):
 
 PROGRAM = """
 import numpy as np
+import fastmlp
 from fastmlp.kernels import caches
 caches.caches = lambda: {sizes}
 from fastmlp.kernels import matmul
 from fastmlp.kernels.cpu import packing, product, team
 rng = np.random.default_rng(0)
-for n, k, m in ((1, 300, 700), (130, 600, 1100), (61, 1500, 900)):
+for n, k, m in ((1, 300, 700), (1, 1501, 903), (130, 600, 1100), (61, 1500, 900)):
     a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((n, k), (k, m)))
     assert (matmul(a, b) == a @ b).all()
     assert (matmul(a, b.T.copy(), transpose_b=True) == a @ b).all()
@@ -52,6 +53,15 @@ for n, k, m in ((301, 1024, 300), (110, 3072, 300)):
 for n, k, m in ((4, 700, 900), (12, 515, 1030), (31, 1100, 520)):
     a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((n, k), (k, m)))
     assert (matmul(a, b) == a @ b).all()
+# One column of columns of A; and one row, which is streamed where L3 is small, by any number of threads.
+a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((1500, 903), (1500, 1)))
+assert (matmul(a, b, transpose_a=True) == a.T @ b).all()
+a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, 1501), (1501, 1403)))
+one, many = [], []
+for threads, products in ((1, one), (2, many), (3, many)):
+    with fastmlp.num_threads(threads):
+        products += [matmul(a, b), matmul(a, b.T.copy(), transpose_b=True), matmul(b, a.T.copy(), transpose_a=True).T]
+assert all((x == y).all() for x, y in zip(2 * one, many))
 # A by columns far apart; then sums so deep that, where caches are small, not one panel of B is kept whole.
 for n, k, m in ((1100, 2003, 300), (40, 9000, 300)):
     a, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((n, k), (k, m)))

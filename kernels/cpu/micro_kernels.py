@@ -83,6 +83,19 @@ def copying_b(depth, a, a_row, a_step, b, b_step, start, start_row, c, c_row, fl
     tile_store(tile_at_least(tile_add(tile, start, start_row, None), floor), c, c_row, None)
 
 
+@jit
+def broad_kernel(depth, a, a_step, b, b_step, ahead, start, c, floor):
+    """The micro-kernel for one row and BROAD whole vectors; B is asked for so many elements ahead."""
+    tile = tile_zeros(1, BROAD, c)
+    for _ in range(depth):
+        for column in range(BROAD):
+            prefetch(b + (ahead + column * lanes(c)))
+        tile = tile_multiply_add(tile, a, 0, b, None)
+        a += a_step
+        b += b_step
+    tile_store(tile_at_least(tile_add(tile, start, 0, None), floor), c, 0, None)
+
+
 def _chained_kernel(rows, columns):
     """The micro-kernel for small tiles: four chains of sums along k, for a multiply-add waits 4 cycles for the last."""
 
@@ -111,7 +124,6 @@ micro_kernel, _tall_narrow = _tile_kernel(TALL, 2), _tile_kernel(TALL, 1)
 _medium_wide, _medium_narrow = _tile_kernel(MEDIUM, 2), _tile_kernel(MEDIUM, 1)
 _short_wide, _short_narrow = _tile_kernel(SHORT, 2), _chained_kernel(SHORT, 1)
 _single_wide, _single_narrow = _chained_kernel(1, 2), _chained_kernel(1, 1)
-broad_kernel = _tile_kernel(1, BROAD)
 
 
 @jit

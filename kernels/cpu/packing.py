@@ -37,6 +37,10 @@ BLOCK_PANELS = min(max(L2 // (4 * BLOCK_DEPTH * PANEL * VECTOR_BYTES), 2), 16)
 """Panels in a chunk, at most: BLOCK_DEPTH rows of so many fill a quarter of L2, 8 x 32 KiB of one MiB."""
 
 
+BLOCK_TILES = 5
+"""Tall tiles in a chunk, at most: what it reads of A beside a quarter of L2 of panels, 60 x 1 KiB."""
+
+
 @jit
 def depth_blocks(depth):
     """Into how many blocks the steps of a sum are cut."""

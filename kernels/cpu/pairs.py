@@ -31,6 +31,18 @@ from .simd import (
 
 
 @jit
+def low_of_a(term, depth):
+    """Where the part of A that this term takes begins: high high, high low, low high."""
+    return depth if term == 2 else 0
+
+
+@jit
+def low_of_b(term, depth):
+    """As `low_of_a`, for B."""
+    return depth if term == 1 else 0
+
+
+@jit
 def steps_held(length, p):
     """Elements at p that operands of sums of this length take along the sum: the steps of every part."""
     return steps_of(length, p) * parts_of(p)

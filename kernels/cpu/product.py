@@ -19,7 +19,9 @@ from .micro_kernels import BROAD, broad_kernel, copying_a, copying_b, multiply_t
 from .packing import (
     BLOCK_DEPTH,
     BLOCK_PANELS,
+    BLOCK_TILES,
     L2,
+    MOST_NEAR,
     MOST_PACKED,
     PANEL,
     SPARE,
@@ -37,80 +39,23 @@ from .packing import (
     slab_end,
     slab_start,
 )
+from .pairs import low_of_a, low_of_b
 from .phases import RANK, SIZE, claim, finish
+from .product_by_column import multiply_column, streamed_share
 from .simd import (
     VECTOR_BYTES,
     address_of,
     element,
     lanes,
-    load_first,
-    multiply_add,
     parts_of,
     pointer_at,
     prefetch,
     specialised,
-    splat,
-    sum_lanes,
 )
 from .stamps import stamp
 
-
-@jit
-def low_of_a(term, depth):
-    """Where the part of A that this term takes begins: high high, high low, low high."""
-    return depth if term == 2 else 0
-
-
-@jit
-def low_of_b(term, depth):
-    """As `low_of_a`, for B."""
-    return depth if term == 1 else 0
-
-
-@jit
-def _dot(depth, a, b, like):
-    """The sum of a[k] b[k], both contiguous: four vectors of chains."""
-    count = lanes(a)
-    zero = splat(like, 0.0)
-    first, second, third, fourth = zero, zero, zero, zero
-    for k in range(0, depth, 4 * count):
-        left = depth - k
-        first = multiply_add(load_first(a + k, left), load_first(b + k, left), first)
-        k, left = k + count, left - count
-        second = multiply_add(load_first(a + k, left), load_first(b + k, left), second)
-        k, left = k + count, left - count
-        third = multiply_add(load_first(a + k, left), load_first(b + k, left), third)
-        k, left = k + count, left - count
-        fourth = multiply_add(load_first(a + k, left), load_first(b + k, left), fourth)
-    return sum_lanes((first + second) + (third + fourth))
-
-
-@jit
-def _multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floor):
-    """c[rows] = max(a b + start, floor) for one contiguous column of B, whose tiles would use one lane in each vector.
-
-    Contiguous rows of A take dot products; else A's columns are contiguous, and C is the row C^T = B^T A^T.
-    """
-    terms = 2 * parts_of(a) - 1
-    if a_step == 1:
-        for i in range(rows):
-            total = 0.0
-            for term in range(terms):
-                total += _dot(depth, a + (i * a_row + low_of_a(term, depth)), b + low_of_b(term, depth), c)
-            value = element(c, total) + start[i * start_row]
-            c[i] = floor if value < floor else value
-        return
-    group = PANEL * lanes(c)
-    for i in range(0, rows, group):
-        width = min(group, rows - i)
-        blocks = depth_blocks(depth)
-        for visit in range(blocks * terms):
-            block, term = visit // terms, visit % terms
-            k, end = block_start(depth, block, blocks), block_start(depth, block + 1, blocks)
-            a_k, b_k = k + low_of_a(term, depth), k + low_of_b(term, depth)
-            limit = floor if visit == blocks * terms - 1 else element(c, -np.inf)
-            begin = start + i * start_row if visit == 0 else c + i
-            multiply_tile(1, end - k, b + b_k, 0, 1, a + (i + a_k * a_step), a_step, width, begin, 0, c + i, 0, limit)
+BROAD_AHEAD = 4
+"""Steps by which a broad tile asks for B."""
 
 
 @jit
@@ -180,10 +125,8 @@ def multiply_block(
                     next_rows = a + ((next_i + first) * a_row + next_k * a_step)
                     prefetch_tile(prefetch, past - first, end - k, next_rows, a_row)
                 if is_broad:
-                    broad_kernel(
-                        end - k, a_tile, tile_row, tile_step, b_tile, b_tile_step, None, begin, begin_row,
-                        c_tile, c_row, limit,
-                    )  # fmt: skip
+                    few_steps = BROAD_AHEAD * b_step
+                    broad_kernel(end - k, a_tile, tile_step, b_tile, b_step, few_steps, begin, c_tile, limit)
                 elif copies_b and is_copied:
                     copying_b(
                         end - k, a_tile, tile_row, tile_step, b_tile, b_tile_step, begin, begin_row,
@@ -202,9 +145,6 @@ def multiply_block(
                 j += width
             i += count
 
-
-BLOCK_TILES = 5
-"""Tall tiles in a chunk, at most: what it reads of A beside a quarter of L2 of panels, 60 x 1 KiB."""
 
 CHUNKS = 32
 """Into so many chunks a product is cut if it can be: the members that are done wait for half of one on average."""
@@ -269,9 +209,10 @@ def chunk_block(chunk, rows, columns, block_rows, block_columns, strip):
 
 @jit
 def _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity):
-    """(copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_columns, strip): a member's copies and chunks.
+    """(is_turned, copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_columns, strip): copies and chunks.
 
-    `a_is_far` to `is_kept` are those of `multiply_block`; a strip's height is in chunks.
+    `is_turned` says that C, one row, is computed as the column C^T: where B takes a quarter of L3, or its columns are
+    contiguous. `a_is_far` to `is_kept` are those of `multiply_block`; a strip's height is in chunks.
     """
     group, size = PANEL * lanes(c), VECTOR_BYTES // lanes(c)
     held = depth * parts_of(b)
@@ -287,9 +228,25 @@ def _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_ro
     panels = 0
     if columns > 1 and (transposed or (is_kept and (b_is_far or copying_b_pays(rows, columns, held)))):
         panels = block_panels = min(block_panels, fit if is_kept else room // (group * BLOCK_DEPTH))
+    streams = columns * held * size > MOST_NEAR // 2
+    is_turned = rows == 1 and columns > 1 and a_step == 1 and (transposed or streams)
+    if is_turned:
+        block_panels = streamed_share(columns, me[SIZE], lanes(c)) // group
+    elif columns == 1 and a_step != 1 and c_row != 0:
+        block_rows = streamed_share(rows, me[SIZE], lanes(c))
     strips = max(-(-rows * held * size // MOST_OF_A), me[SIZE] if by_rows else 1)
     down, _ = chunks_of(rows, columns, block_rows, block_panels * group)
-    return copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_panels * group, -(-down // strips)
+    return (
+        is_turned,
+        copies_a,
+        a_is_far,
+        b_is_far,
+        panels,
+        is_kept,
+        block_rows,
+        block_panels * group,
+        -(-down // strips),
+    )
 
 
 @jit
@@ -299,7 +256,7 @@ def _slab(
 ):  # fmt: skip
     """A phase: as `product`, of one slab, as `multiply_block` has it; `after_block` is called where it `is_last`."""
     depth = slab_end(slab) - slab_start(slab)
-    copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_columns, strip = _division(
+    is_turned, copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_columns, strip = _division(
         me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity
     )
     copies = packed + me[RANK] * capacity
@@ -319,7 +276,10 @@ def _slab(
         a_block, b_block = a + i * a_row, b + j * (b_step if transposed else 1)
         start_block = start + (i * start_row + j * start_step)
         if columns == 1:
-            _multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, floor)
+            multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, floor)
+        elif is_turned:
+            b_row, b_column = (b_step, 1) if transposed else (1, b_step)
+            multiply_column(width, depth, b_block, b_row, b_column, a_block, start_block, start_step, block, floor)
         else:
             wanted = panels if transposed or b_is_far or j == last or count >= TALL else 0
             multiply_block(

@@ -13,8 +13,9 @@ from .amx import EDGE, multiply_tiles
 from .compile import PieceFor, jit
 from .packing import BLOCK_DEPTH, MOST_PACKED, Shape
 from .packing import pack_capacity as panel_capacity
+from .pairs import low_of_a, low_of_b
 from .phases import RANK, claim, finish
-from .product import CHUNKS, MOST_OF_A, chunk_block, chunks_of, low_of_a, low_of_b
+from .product import CHUNKS, MOST_OF_A, chunk_block, chunks_of
 from .product import product as product_by_registers
 from .product import scratch_size as block_size
 from .simd import (
