@@ -3,7 +3,8 @@
 B goes to panels, PANEL vectors wide and contiguous along k, which stay while chunk after chunk of rows passes by. A, of
 which a tile reads TALL rows at a time, is copied only where these would share sets of the caches, or take a TLB entry a
 step: one tile's part at a time, rows to rows, or columns to steps of TALL elements. Both are cut into blocks of at most
-BLOCK_DEPTH steps of k, as the product is. What need not be turned is copied by the first tile that reads it.
+BLOCK_DEPTH steps of k, as the product is. What need not be turned is copied by the first tile that reads it, but for
+a B that comes from memory.
 """
 
 from typing import NamedTuple
@@ -39,6 +40,9 @@ BLOCK_PANELS = min(max(L2 // (4 * BLOCK_DEPTH * PANEL * VECTOR_BYTES), 2), 16)
 
 BLOCK_TILES = 5
 """Tall tiles in a chunk, at most: what it reads of A beside a quarter of L2 of panels, 60 x 1 KiB."""
+
+BLOCK_VECTORS = BLOCK_TILES * TALL * BLOCK_PANELS * PANEL
+"""Vectors of C in a chunk, at most."""
 
 
 @jit
@@ -139,8 +143,8 @@ MOST_NEAR = cache_bytes("L3") // 2
 def packing_rows_pays(rows, columns, depth, size):
     """Whether to copy B[depth, columns], stored by rows of elements of `size` bytes, before its first tiles come.
 
-    From memory rows as long as a chunk's come twice as fast as in the pieces that a tile reads: the copy pays for two
-    tiles' rows at once, and for fewer from SHORT on.
+    From memory rows as long as a chunk's come twice as fast as in the pieces that a tile reads: that pays from SHORT
+    rows of A on.
     """
     return rows >= SHORT and depth * columns * size > MOST_NEAR
 

@@ -15,11 +15,12 @@ import numpy as np
 from ..timeline import EPILOGUE, PACK, WORK
 from .ahead import ask_for, prefetch_tile
 from .compile import jit
-from .micro_kernels import BROAD, broad_kernel, copying_a, copying_b, multiply_tile, tile_rows
+from .micro_kernels import AHEAD, BROAD, broad_kernel, copying_a, copying_b, multiply_tile, tile_rows
 from .packing import (
     BLOCK_DEPTH,
     BLOCK_PANELS,
     BLOCK_TILES,
+    BLOCK_VECTORS,
     L2,
     MOST_NEAR,
     MOST_PACKED,
@@ -53,9 +54,6 @@ from .simd import (
     specialised,
 )
 from .stamps import stamp
-
-BROAD_AHEAD = 4
-"""Steps by which a broad tile asks for B."""
 
 
 @jit
@@ -125,7 +123,7 @@ def multiply_block(
                     next_rows = a + ((next_i + first) * a_row + next_k * a_step)
                     prefetch_tile(prefetch, past - first, end - k, next_rows, a_row)
                 if is_broad:
-                    few_steps = BROAD_AHEAD * b_step
+                    few_steps = AHEAD // BROAD * b_step
                     broad_kernel(end - k, a_tile, tile_step, b_tile, b_step, few_steps, begin, c_tile, limit)
                 elif copies_b and is_copied:
                     copying_b(
@@ -236,17 +234,8 @@ def _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_ro
         block_rows = streamed_share(rows, me[SIZE], lanes(c))
     strips = max(-(-rows * held * size // MOST_OF_A), me[SIZE] if by_rows else 1)
     down, _ = chunks_of(rows, columns, block_rows, block_panels * group)
-    return (
-        is_turned,
-        copies_a,
-        a_is_far,
-        b_is_far,
-        panels,
-        is_kept,
-        block_rows,
-        block_panels * group,
-        -(-down // strips),
-    )
+    block_columns, strip = block_panels * group, -(-down // strips)
+    return is_turned, copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_columns, strip
 
 
 @jit
@@ -270,7 +259,7 @@ def _slab(
     while chunk >= 0:
         i, j, count, width = chunk_block(chunk, rows, columns, block_rows, block_columns, strip)
         if c_row == 0:
-            block, block_row = scratch + me[RANK] * (BLOCK_TILES * TALL * BLOCK_PANELS * PANEL * lanes(c)), width
+            block, block_row = scratch + me[RANK] * (BLOCK_VECTORS * lanes(c)), width
         else:
             block, block_row = c + (i * c_row + j), c_row
         a_block, b_block = a + i * a_row, b + j * (b_step if transposed else 1)
@@ -331,4 +320,4 @@ def product(
 
 def scratch_size(itemsize: int) -> int:
     """Elements of one thread's block."""
-    return BLOCK_TILES * TALL * BLOCK_PANELS * PANEL * VECTOR_BYTES // itemsize
+    return BLOCK_VECTORS * VECTOR_BYTES // itemsize

@@ -4,7 +4,7 @@ import numpy as np
 
 from .compile import jit
 from .micro_kernels import BROAD, broad_kernel, multiply_tile
-from .packing import BLOCK_PANELS, BLOCK_TILES, PANEL, TALL, block_start, depth_blocks
+from .packing import BLOCK_VECTORS, PANEL, block_start, depth_blocks
 from .pairs import low_of_a, low_of_b
 from .simd import element, lanes, load_first, multiply_add, parts_of, splat, sum_lanes
 
@@ -81,5 +81,5 @@ MOST_STREAMED = 2048
 def streamed_share(length, shares, count):
     """Elements of a chunk of a row of C, which `multiply_column` streams: a member's share, in whole broad tiles."""
     broad = BROAD * count
-    most = min(MOST_STREAMED, BLOCK_TILES * TALL * BLOCK_PANELS * PANEL * count) // broad
+    most = min(MOST_STREAMED, BLOCK_VECTORS * count) // broad
     return broad * min(-(-length // (shares * broad)), most)
