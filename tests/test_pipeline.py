@@ -1,18 +1,21 @@
 """What is left out of Numba's pipeline, and that Numba itself stays as it is."""
 
+import re
 from collections import Counter
 
 import numba
 import numpy as np
 import pytest
+from numba.core import base
+from numba.core.postproc import PostProcessor
 from numba.core.types.functions import BaseFunction
 from vectors import compiled
 
 from fastmlp.kernels.cpu import compile as compilation
 from fastmlp.kernels.cpu.activations import SIGMOID, _activated
 from fastmlp.kernels.cpu.compile import jit
-from fastmlp.kernels.cpu.pipeline import resolved_once
-from fastmlp.kernels.cpu.simd import load, pointer, store
+from fastmlp.kernels.cpu.pipeline import lean
+from fastmlp.kernels.cpu.simd import lanes, load, pointer, store
 
 
 @jit
@@ -34,7 +37,7 @@ def test_every_call_is_resolved_once_for_each_kind_of_arguments(monkeypatch):
     def call(a, b):
         return _sums(a, b) + _sums(b, a) + a + b
 
-    with resolved_once():
+    with lean():
         assert call(3, 4) == 49
     assert set(asked.values()) == {1}
     assert BaseFunction.get_call_type is counted
@@ -49,12 +52,51 @@ def test_what_python_calls_as_c_is_compiled_so(monkeypatch):
 
 
 def test_numba_is_as_before_where_compiling_fails():
-    resolve = BaseFunction.get_call_type
+    def parts():
+        return BaseFunction.get_call_type, PostProcessor.run, base._has_loc
+
+    before = parts()
     with pytest.raises(numba.TypingError):
         compilation.c_function(lambda a: a + "text", _sums.py_func, numba.int64(numba.int64))
-    with pytest.raises(KeyboardInterrupt), resolved_once():
+    with lean():
+        assert not set(parts()) & set(before)
+    assert parts() == before
+    with pytest.raises(KeyboardInterrupt), lean():
         raise KeyboardInterrupt
-    assert BaseFunction.get_call_type is resolve
+    assert parts() == before
+
+
+def test_what_python_calls_is_compiled_so_too():
+    seen = []
+
+    def call(a):
+        return a
+
+    function = compilation.called(call)
+    function._cache.save_overload = lambda *_: seen.append(PostProcessor.run)
+    run = PostProcessor.run
+    assert function(7) == 7
+    assert seen != [run]
+    assert PostProcessor.run is run
+
+
+@jit
+def _thirds(p, vectors):
+    for _ in range(vectors):
+        store(p, load(p) / 3.0)
+        p += lanes(p)
+
+
+def test_a_loop_of_unknown_length_is_not_repeated():
+    @compiled
+    def call(x):
+        _thirds(pointer(x), x.size // lanes(pointer(x)))
+
+    x = np.arange(256, dtype=np.float32)
+    call(x)
+    np.testing.assert_array_equal(x, np.arange(256, dtype=np.float32) / np.float32(3))
+    (assembly,) = call.inspect_asm().values()
+    assert len(re.findall(r"\t(?:v?div[ps]s|fdiv)\t", assembly)) == 1, assembly
 
 
 def test_a_piece_keeps_none_of_its_expressions():

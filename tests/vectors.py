@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from fastmlp.kernels.cpu.compile import _compile
+from fastmlp.kernels.cpu.compile import _for_python as compiled
 from fastmlp.kernels.cpu.simd import VECTOR_BYTES, lanes, load, pointer, store
-
-compiled = _compile()
 
 
 def lanes_of(dtype):

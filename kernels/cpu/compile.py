@@ -29,16 +29,13 @@ from numba.core.serialize import dumps
 from numba.extending import intrinsic
 
 from ..caches import USUAL_KIB, cache_bytes
-from ..collection import no_collection
 from ..cores import usable_cores
 from ..disk import replace, state_folder
 from ..processor import cpu_model
 from .amx import configure_tiles, release_tiles
-from .pipeline import PieceCompiler, WholeCompiler, resolved_once
+from .pipeline import PieceCompiler, WholeCompiler, lean
 from .simd import HAS_BFLOAT16, I64, PAIR, ROUNDED, SPLIT_PAIR, VECTOR_BYTES, Pointer, float32_at
 from .units import UNIT
-
-_compile = functools.partial(numba.njit, nogil=True, error_model="numpy", pipeline_class=WholeCompiler)
 
 
 class _PieceDispatcher(CPUDispatcher):
@@ -106,9 +103,21 @@ class PieceFor:
         return self._chosen(args).get_overload(args)
 
 
+class _CalledDispatcher(CPUDispatcher):
+    def compile(self, sig):
+        """Numba's own, the lean way."""
+        with lean():
+            return super().compile(sig)
+
+
+def _for_python(function):
+    options = {"nopython": True, "nogil": True, "error_model": "numpy"}
+    return _CalledDispatcher(function, targetoptions=options, pipeline_class=WholeCompiler)
+
+
 def called(function):
     """A function that Python calls: releases the GIL and is kept in the cache on disk."""
-    dispatcher = _compile()(function)
+    dispatcher = _for_python(function)
     dispatcher._cache = _DiskCache(function)
     return dispatcher
 
@@ -119,7 +128,7 @@ def c_function(run, function, signature):
         setattr(run, name, getattr(function, name))
     compiled = CFunc(run, (signature.args, signature.return_type), {}, {"error_model": "numpy"}, WholeCompiler)
     compiled._cache = _DiskCache(function)
-    with no_collection(), resolved_once():
+    with lean():
         compiled.compile()
     return compiled
 

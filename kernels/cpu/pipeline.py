@@ -6,29 +6,60 @@ code by itself and again in its callers. Here a piece is only analysed, and an e
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import llvmlite.binding as llvm
+from llvmlite import ir
 from numba import _dynfunc
-from numba.core.codegen import JITCodeLibrary
+from numba.core import base
+from numba.core.cgutils import alloca_once, normalize_ir_text
+from numba.core.codegen import CodeLibrary, JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import AnalysisPass, register_pass
+from numba.core.lowering import Lower
+from numba.core.postproc import PostProcessor
+from numba.core.transforms import canonicalize_cfg
 from numba.core.typed_passes import NativeLowering
 from numba.core.types.functions import BaseFunction
+
+from ..collection import no_collection
 
 INLINING_THRESHOLD = 75
 """What a function may cost, in LLVM's own measure, to become part of its callers; by default 225."""
 
 
-class PieceLibrary(JITCodeLibrary):
-    """Code that exists only to be linked into an entry's: not optimised and not turned into machine code by itself."""
+def _keep_rolled(function):
+    """Have no loop's body repeated for want of a known count of rounds: loops that gain by it are written in tiles."""
+    rolled = function.module.add_metadata(["llvm.loop.unroll.runtime.disable"])
+    above = set()
+    for block in function.blocks:
+        above.add(block)
+        if not above.isdisjoint(block.terminator.operands):
+            loop = ir.MDValue(function.module, (), str(len(function.module.metadata)))
+            loop.operands = loop, rolled
+            block.terminator.set_metadata("llvm.loop", loop)
 
-    def _optimize_functions(self, ll_module):
-        """The entry is optimised as a whole. A function of vectors is to be part of its callers, all in registers."""
-        ll_module.data_layout = self._codegen._data_layout
-        for function in ll_module.functions:
-            if any("<" in str(argument.type) for argument in function.arguments):
-                function.add_function_attribute("alwaysinline")
+
+class PieceLibrary(JITCodeLibrary):
+    """Code that exists only to be linked into an entry's: kept as text, and not optimised by itself."""
+
+    def __init__(self, codegen, name):
+        CodeLibrary.__init__(self, codegen, name)  # without a module of its own
+        self._linking_libraries = []
+        self._text = ""
+
+    def add_ir_module(self, ir_module):
+        """A piece's only module. A function of vectors is to be part of its callers, all in registers."""
+        for function in ir_module.functions:
+            if any("<" in str(argument.type) for argument in function.args):
+                function.attributes.add("alwaysinline")
+            _keep_rolled(function)
+        self._text = normalize_ir_text(str(ir_module))
+
+    def parsed(self):
+        """A module for one entry to take over."""
+        return llvm.parse_assembly(self._text)
 
     def finalize(self):
         """What it calls is linked to the entry beside it."""
@@ -44,15 +75,19 @@ class WholeLibrary(JITCodeLibrary):
 
     def finalize(self):
         """Gather the pieces, then as Numba does."""
-        gathered = dict.fromkeys(self._linking_libraries)
-        left = list(gathered)
+        self._own = {each.name for each in self._defined()}
+        left, gathered, others = self._linking_libraries, set(), []
         while left:
             library = left.pop()
+            if library in gathered:
+                continue
+            gathered.add(library)
             if isinstance(library, PieceLibrary):
-                left += [each for each in library._linking_libraries if each not in gathered]
-                gathered |= dict.fromkeys(library._linking_libraries)
-        self._linking_libraries = list(gathered)
-        self._own = {each.name for each in self._defined()}
+                left += library._linking_libraries
+                self._final_module.link_in(library.parsed())
+            else:
+                others.append(library)
+        self._linking_libraries = others
         super().finalize()
 
     def _defined(self):
@@ -62,17 +97,41 @@ class WholeLibrary(JITCodeLibrary):
     def _optimize_final_module(self):
         """Once: Numba optimises twice, for the sake of reference counts, which kernels do not have.
 
-        And without a search for loops to vectorise, for kernels are written in vectors, and with less zeal to
-        inline than usual: with all of it compiling takes a tenth longer and the kernels are no faster.
+        And with less zeal than usual to look for what kernels written in vectors have done themselves: with all of it
+        compiling takes a quarter longer and the kernels are no faster.
         """
         for each in self._defined():
             if each.name not in self._own:
                 each.linkage = "internal"
-        options = llvm.create_pipeline_tuning_options(speed_level=2)
+        options = llvm.create_pipeline_tuning_options(speed_level=1)
         options.inlining_threshold = INLINING_THRESHOLD
         options.loop_vectorization = options.slp_vectorization = options.loop_interleaving = False
         builder = llvm.create_pass_builder(self._codegen._tm, options)
         builder.getModulePassManager().run(self._final_module, builder)
+
+
+class _Lower(Lower):
+    """Numba's own, but for the size of every variable, for which it has LLVM parse a module each: debuggers ask it."""
+
+    def alloca_lltype(self, name, lltype, datamodel=None):
+        """Room for a variable."""
+        return alloca_once(self.builder, lltype, name=name)
+
+    def storevar(self, value, name, argidx=None):
+        """Store a variable; `argidx` says that it is an argument, which replaces nothing."""
+        if argidx is None or name in self._singly_assigned_vars:
+            super().storevar(value, name)
+        else:
+            self._alloca_var(name, self.typeof(name))
+            self.builder.store(value, self.getvar(name))
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Lowering(NativeLowering):
+    """From Numba's code to LLVM's by the class above."""
+
+    _name = "kernel_lowering"
+    lowering_class = _Lower
 
 
 @register_pass(mutates_CFG=False, analysis_only=True)
@@ -120,7 +179,8 @@ _NEEDLESS_IN_PIECES = {"IRLegalization"}
 
 def _passes_without(needless, state):
     passes = DefaultPassBuilder.define_nopython_pipeline(state)
-    passes.passes = [each for each in passes.passes if each[0].__name__ not in needless]
+    needed = [each for each in passes.passes if each[0].__name__ not in needless]
+    passes.passes = [(_Lowering if each is NativeLowering else each, purpose) for each, purpose in needed]
     return passes
 
 
@@ -133,7 +193,7 @@ class PieceCompiler(CompilerBase):
         state.flags.no_compile = True
         state["library"] = PieceLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         passes = _passes_without(_NEEDLESS | _NEEDLESS_IN_PIECES, state)
-        passes.add_pass_after(_PublishPiece, NativeLowering)
+        passes.add_pass_after(_PublishPiece, _Lowering)
         passes.finalize()
         return [passes]
 
@@ -152,25 +212,45 @@ class WholeCompiler(CompilerBase):
 
 
 @contextmanager
-def resolved_once() -> Iterator[None]:
-    """Inside, Numba remembers of every function that it knows what it means for which types of arguments.
+def _replaced(owner, name, replacement) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
 
-    By itself it asks all implementations in turn at each call: for the sum of two integers, those of NumPy's ufuncs
-    first, which takes a sixth of the time to compile a training entry. Its lock keeps others from compiling meanwhile.
+
+@contextmanager
+def lean() -> Iterator[None]:
+    """Inside, Numba asks itself once what it else asks again and again, and not at all what no kernel needs to know.
+
+    What a function means for which types of arguments it remembers: by itself it asks all implementations in turn at
+    each call, for the sum of two integers those of NumPy's ufuncs first. It remembers whether an implementation takes a
+    location. Which variables live where it finds out only to let go of them. That takes a quarter off the analysis of a
+    training entry. Python's collector rests; Numba's lock keeps others from compiling meanwhile.
     """
-    with global_compiler_lock:
-        resolve, known = BaseFunction.get_call_type, {}
+    resolve, process, known = BaseFunction.get_call_type, PostProcessor.run, {}
 
-        def remembered(function, context, args, kws):
-            if kws:
-                return resolve(function, context, args, kws)
-            call = id(function), tuple(args)
-            if call not in known:
-                known[call] = function, resolve(function, context, args, kws)  # who keeps the function keeps its number
-            return known[call][1]
+    def remembered(function, context, args, kws):
+        if kws:
+            return resolve(function, context, args, kws)
+        call = id(function), tuple(args)
+        if call not in known:
+            known[call] = function, resolve(function, context, args, kws)  # who keeps the function keeps its number
+        return known[call][1]
 
-        BaseFunction.get_call_type = remembered  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            BaseFunction.get_call_type = resolve  # type: ignore[method-assign]
+    def canonical(self, emit_dels=False, extend_lifetimes=False):
+        if emit_dels or self.func_ir.is_generator:
+            process(self, emit_dels, extend_lifetimes)
+        else:
+            self.func_ir.blocks = canonicalize_cfg(self.func_ir.blocks)
+
+    with (
+        no_collection(),
+        global_compiler_lock,
+        _replaced(BaseFunction, "get_call_type", remembered),
+        _replaced(PostProcessor, "run", canonical),
+        _replaced(base, "_has_loc", cache(base._has_loc)),
+    ):
+        yield
