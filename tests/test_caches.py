@@ -77,9 +77,9 @@ print(product.BLOCK_PANELS, packing.MOST_PACKED >> 20, team.PARALLEL_BYTES >> 10
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        ({"L2": 256, "L3": 2048}, "2 1 128 True True False True"),
-        ({}, "8 4 512 True True False False"),
-        ({"L1d": 48}, "8 4 512 True False False False"),
+        ({"L2": 256, "L3": 2048}, "4 1 128 True True False True"),
+        ({}, "16 4 512 True True False False"),
+        ({"L1d": 48}, "16 4 512 True False False False"),
         ({"L1d": 48, "L2": 4096, "L3": 2**20}, "16 16 2048 True False False False"),
     ],
 )

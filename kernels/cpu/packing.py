@@ -34,12 +34,13 @@ BLOCK_DEPTH = 256
 
 L1, L2 = cache_bytes("L1d"), cache_bytes("L2")
 
-BLOCK_PANELS = min(max(L2 // (4 * BLOCK_DEPTH * PANEL * VECTOR_BYTES), 2), 16)
-"""Panels in a chunk, at most: BLOCK_DEPTH rows of so many fill a quarter of L2, 8 x 32 KiB of one MiB."""
+BLOCK_PANELS = min(max(L2 // (2 * BLOCK_DEPTH * PANEL * VECTOR_BYTES), 2), 16)
+"""Panels in a chunk, at most: BLOCK_DEPTH rows of so many fill half of L2, 16 x 32 KiB of one MiB. The wider a chunk is
+the less often A is read, and copied, for it."""
 
 
 BLOCK_TILES = 5
-"""Tall tiles in a chunk, at most: what it reads of A beside a quarter of L2 of panels, 60 x 1 KiB."""
+"""Tall tiles in a chunk, at most: what it reads of A beside half of L2 of panels, 60 x 1 KiB."""
 
 BLOCK_VECTORS = BLOCK_TILES * TALL * BLOCK_PANELS * PANEL
 """Vectors of C in a chunk, at most."""

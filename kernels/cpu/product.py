@@ -177,9 +177,10 @@ MOST_OF_A = 3 * MOST_PACKED
 """Bytes of A between two uses of one element by neighbouring columns of chunks: rows beyond are another strip."""
 
 
-SLAB_BY_COLUMNS, SLAB_BY_ROWS = 4, 16
+SLAB_BY_COLUMNS, SLAB_BY_ROWS = 4, 8
 """Blocks of steps in a slab, where A is stored by columns, and where by rows. All of C reads a slab before the next:
-what its blocks share stays in L3, where columns that lie far apart would else come from memory block by block."""
+what its blocks share stays in L3, where columns that lie far apart would else come from memory block by block, and
+MOST_PACKED holds as many panels of its steps as make a wide chunk."""
 
 
 @jit
