@@ -98,7 +98,7 @@ class WholeLibrary(JITCodeLibrary):
         """Once: Numba optimises twice, for the sake of reference counts, which kernels do not have.
 
         And with less zeal than usual to look for what kernels written in vectors have done themselves: with all of it
-        compiling takes a quarter longer and the kernels are no faster.
+        compiling takes a fifth longer and the kernels are no faster.
         """
         for each in self._defined():
             if each.name not in self._own:
@@ -230,27 +230,26 @@ def lean() -> Iterator[None]:
     location. Which variables live where it finds out only to let go of them. That takes a quarter off the analysis of a
     training entry. Python's collector rests; Numba's lock keeps others from compiling meanwhile.
     """
-    resolve, process, known = BaseFunction.get_call_type, PostProcessor.run, {}
+    with global_compiler_lock, no_collection():
+        resolve, process, known = BaseFunction.get_call_type, PostProcessor.run, {}
 
-    def remembered(function, context, args, kws):
-        if kws:
-            return resolve(function, context, args, kws)
-        call = id(function), tuple(args)
-        if call not in known:
-            known[call] = function, resolve(function, context, args, kws)  # who keeps the function keeps its number
-        return known[call][1]
+        def remembered(function, context, args, kws):
+            if kws:
+                return resolve(function, context, args, kws)
+            call = id(function), tuple(args)
+            if call not in known:
+                known[call] = function, resolve(function, context, args, kws)  # who keeps the function keeps its number
+            return known[call][1]
 
-    def canonical(self, emit_dels=False, extend_lifetimes=False):
-        if emit_dels or self.func_ir.is_generator:
-            process(self, emit_dels, extend_lifetimes)
-        else:
-            self.func_ir.blocks = canonicalize_cfg(self.func_ir.blocks)
+        def canonical(processor, emit_dels=False, extend_lifetimes=False):
+            if emit_dels or processor.func_ir.is_generator:
+                process(processor, emit_dels, extend_lifetimes)
+            else:
+                processor.func_ir.blocks = canonicalize_cfg(processor.func_ir.blocks)
 
-    with (
-        no_collection(),
-        global_compiler_lock,
-        _replaced(BaseFunction, "get_call_type", remembered),
-        _replaced(PostProcessor, "run", canonical),
-        _replaced(base, "_has_loc", cache(base._has_loc)),
-    ):
-        yield
+        with (
+            _replaced(BaseFunction, "get_call_type", remembered),
+            _replaced(PostProcessor, "run", canonical),
+            _replaced(base, "_has_loc", cache(base._has_loc)),
+        ):
+            yield
