@@ -34,9 +34,12 @@ BLOCK_DEPTH = 256
 
 L1, L2 = cache_bytes("L1d"), cache_bytes("L2")
 
-BLOCK_PANELS = min(max(L2 // (2 * BLOCK_DEPTH * PANEL * VECTOR_BYTES), 2), 16)
-"""Panels in a chunk, at most: BLOCK_DEPTH rows of so many fill half of L2, 16 x 32 KiB of one MiB. The wider a chunk is
-the less often A is read, and copied, for it."""
+L2_PANELS = L2 // 2
+"""Bytes of panels that stay in L2 beside what else a chunk reads and writes."""
+
+BLOCK_PANELS = min(max(L2_PANELS // (BLOCK_DEPTH * PANEL * VECTOR_BYTES), 2), 16)
+"""Panels in a chunk, at most: BLOCK_DEPTH rows of so many fill their half of L2, 16 x 32 KiB of one MiB. The wider a
+chunk is the less often A is read, and copied, for it."""
 
 
 BLOCK_TILES = 5

@@ -22,6 +22,7 @@ from .packing import (
     BLOCK_TILES,
     BLOCK_VECTORS,
     L2,
+    L2_PANELS,
     MOST_NEAR,
     MOST_PACKED,
     PANEL,
@@ -151,7 +152,7 @@ CHUNK_WORK = 65536
 """Multiply-adds of a chunk at least, about 300 ns: claiming one costs 10 to 100."""
 
 FEW_PANELS = 4
-"""Panels of all steps that half of L2 must hold to be kept there from chunk to chunk. Where fewer fit A would pass too
+"""Panels of all steps that L2_PANELS must hold to be kept there from chunk to chunk. Where fewer fit A would pass too
 often, and so it does where each time it is copied from beyond L2: then they come from L3 for each chunk, and it has as
 many as it can."""
 
@@ -165,7 +166,7 @@ def _chunk_shape(rows, columns, depth, group, shares, a_is_far, b_is_far):
     """
     tiles, panels = max(-(-rows // TALL), 1), max(-(-columns // group), 1)
     most = max(tiles * panels // CHUNKS, -(-CHUNK_WORK // max(TALL * group * depth, 1)))
-    fit = L2 // 2 // max(depth * PANEL * VECTOR_BYTES, 1)
+    fit = L2_PANELS // max(depth * PANEL * VECTOR_BYTES, 1)
     limit = min(fit, BLOCK_PANELS) if fit >= FEW_PANELS and not a_is_far else BLOCK_PANELS
     across = min(max(most, BLOCK_PANELS) if b_is_far else most, limit, panels)
     across = max(across, BROAD // PANEL) if rows == 1 else min(across, -(-panels // shares))
