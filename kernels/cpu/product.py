@@ -23,7 +23,6 @@ from .packing import (
     BLOCK_VECTORS,
     L2,
     L2_PANELS,
-    MOST_NEAR,
     MOST_PACKED,
     PANEL,
     SPARE,
@@ -43,7 +42,7 @@ from .packing import (
 )
 from .pairs import low_of_a, low_of_b
 from .phases import RANK, SIZE, claim, finish
-from .product_by_column import multiply_column, streamed_share
+from .product_by_column import MOST_UNSTREAMED, multiply_column, streamed_share
 from .simd import (
     VECTOR_BYTES,
     address_of,
@@ -211,8 +210,8 @@ def chunk_block(chunk, rows, columns, block_rows, block_columns, strip):
 def _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity):
     """(is_turned, copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_columns, strip): copies and chunks.
 
-    `is_turned` says that C, one row, is computed as the column C^T: where B takes a quarter of L3, or its columns are
-    contiguous. `a_is_far` to `is_kept` are those of `multiply_block`; a strip's height is in chunks.
+    `is_turned` says that C, one row, is computed as the column C^T: where B takes more than MOST_UNSTREAMED, or its
+    columns are contiguous. `a_is_far` to `is_kept` are those of `multiply_block`; a strip's height is in chunks.
     """
     group, size = PANEL * lanes(c), VECTOR_BYTES // lanes(c)
     held = depth * parts_of(b)
@@ -228,7 +227,7 @@ def _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_ro
     panels = 0
     if columns > 1 and (transposed or (is_kept and (b_is_far or copying_b_pays(rows, columns, held)))):
         panels = block_panels = min(block_panels, fit if is_kept else room // (group * BLOCK_DEPTH))
-    streams = columns * held * size > MOST_NEAR // 2
+    streams = columns * held * size > MOST_UNSTREAMED
     is_turned = rows == 1 and columns > 1 and a_step == 1 and (transposed or streams)
     if is_turned:
         block_panels = streamed_share(columns, me[SIZE], lanes(c)) // group

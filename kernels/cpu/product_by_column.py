@@ -4,7 +4,7 @@ import numpy as np
 
 from .compile import jit
 from .micro_kernels import BROAD, broad_kernel, multiply_tile
-from .packing import BLOCK_VECTORS, PANEL, block_start, depth_blocks
+from .packing import BLOCK_VECTORS, MOST_NEAR, PANEL, block_start, depth_blocks
 from .pairs import low_of_a, low_of_b
 from .simd import element, lanes, load_first, multiply_add, parts_of, splat, sum_lanes
 
@@ -72,6 +72,9 @@ def multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floor
             begin = start + i * start_row if visit == 0 else c + i
             multiply_tile(1, end - k, b + b_k, 0, 1, a + (i + a_k * a_step), a_step, width, begin, 0, c + i, 0, limit)
 
+
+MOST_UNSTREAMED = MOST_NEAR // 2
+"""Bytes of B, a quarter of L3, up to which a row of A meets it in tiles: beyond it is streamed."""
 
 MOST_STREAMED = 2048
 """Elements of a chunk of a row of C: with the rows of B that are read side by side they stay in L1."""
