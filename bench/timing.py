@@ -1,4 +1,4 @@
-"""Times of calls that take turns, A B A B, so that whatever else the machine does falls on all of them alike."""
+"""Times of calls that take turns, A B B A, so that whatever else the machine does falls on all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +75,8 @@ def interleave(
 ) -> list[Timing]:
     """Time each of `calls` in turn, over and over, until `budget_s` seconds are gone.
 
-    At least `least` rounds are made and at most `most`. One untimed round comes first, and short calls are warmed up
+    Every other round goes backwards, or one call would always follow the same other and find the machine as that left
+    it. At least `least` rounds are made and at most `most`. One untimed round comes first, and short calls are warmed up
     before each. A garbage collection is not kept away: users have it too.
     """
     long = [seconds(call) > LONG_S for call in calls]
@@ -83,9 +84,10 @@ def interleave(
     deadline = time.perf_counter() + budget_s
     rounds = 0
     while rounds < least or (rounds < most and time.perf_counter() < deadline):
-        for call, timing, is_long in zip(calls, timings, long, strict=True):
+        for turn in range(len(calls))[:: -1 if rounds % 2 else 1]:
+            call, timing = calls[turn], timings[turn]
             rest()
-            if not is_long:
+            if not long[turn]:
                 _warm(call)
             cores_start, start = time.process_time_ns(), time.perf_counter_ns()
             call()

@@ -7,7 +7,7 @@ from fastmlp.bench import timing
 from fastmlp.bench.timing import Spread, interleave
 
 
-def test_calls_take_turns_after_one_warm_up_round(monkeypatch):
+def test_calls_take_turns_forth_and_back_after_one_warm_up_round(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(timing, "time", clock)
     calls = []
@@ -17,7 +17,7 @@ def test_calls_take_turns_after_one_warm_up_round(monkeypatch):
         clock.spend(int(wall_s * 1e9), 0)
 
     interleave([lambda: call("A", 1), lambda: call("B", 0.002)], budget_s=0, least=4)
-    assert "".join(calls) == "AB" + 4 * "ABBB", "a long call is warm, a short one is made until it is"
+    assert "".join(calls) == "AB" + 2 * ("ABBB" + "BBBA"), "a long call is warm, a short one is made until it is"
 
 
 def test_a_large_budget_ends_at_the_most_and_a_spent_one_at_the_least():
