@@ -76,8 +76,8 @@ def interleave(
     """Time each of `calls` in turn, over and over, until `budget_s` seconds are gone.
 
     Every other round goes backwards, or one call would always follow the same other and find the machine as that left
-    it. At least `least` rounds are made and at most `most`. One untimed round comes first, and short calls are warmed up
-    before each. A garbage collection is not kept away: users have it too.
+    it. At least `least` rounds are made and at most `most`. One untimed round comes first, and short calls are warmed
+    up before each. A garbage collection is not kept away: users have it too.
     """
     long = [seconds(call) > LONG_S for call in calls]
     timings = [Timing([], []) for _ in calls]

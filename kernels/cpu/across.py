@@ -27,6 +27,7 @@ from .simd import (
     float64_at,
     int64_at,
     lanes,
+    load,
     load_first,
     pointer_at,
     splat,
@@ -256,6 +257,17 @@ def _add_copy(count, total, copy):
 
 
 @jit
+def _close_up(rows, m, g, row):
+    """Move the rows of g[rows, m], which lie `row` apart, whole vectors, up to one another.
+
+    One long row has one vector that is not whole: a load behind a masked store waits until that has reached the cache.
+    """
+    for i in range(1, rows):
+        for j in range(0, row, lanes(g)):
+            store(g + (i * m + j), load(g + (i * row + j)))
+
+
+@jit
 def _update_layer(copies, size, joined, chunks, layer, share, shares, settings, l2, updates, w, state, slot):
     """Step a share of one layer's rows, the biases being the last, along the sum of the chunks' gradients.
 
@@ -276,8 +288,9 @@ def _update_layer(copies, size, joined, chunks, layer, share, shares, settings, 
     for part in range(2):
         if part == 0:
             rows, columns, g, place, decay = min(after, k) - first, m, total, layer[WEIGHTS] + first * m, l2
-            if row == m:
-                rows, columns = min(rows, 1), rows * m
+            if row > m:
+                _close_up(rows, m, total, row)
+            rows, columns = min(rows, 1), rows * m
         else:
             rows, columns, g, place, decay = after // (k + 1), m, copies + (layer[GRADIENT] + k * row), layer[BIAS], 0.0
         slots = state + place

@@ -174,9 +174,10 @@ def _add_block(rows, columns, block, block_row, total, total_row):
 def _after_weight_gradient(i, j, rows, columns, block, block_row, extras):
     parts, _, m, sums, w, b, w0, w1, b0, b1, settings, l2, updates, adds, w_total, b_total, _, _ = extras
     offset = i * m + j
+    height, width = (min(rows, 1), rows * m) if columns == m else (rows, columns)  # as in `activate`, one long row
     if adds:
-        _add_block(rows, columns, block, block_row, w_total + offset, m)
-    update(settings, updates, l2, rows, columns, block, block_row, w + offset, m, w0 + offset, w1 + offset)
+        _add_block(height, width, block, block_row, w_total + offset, m)
+    update(settings, updates, l2, height, width, block, block_row, w + offset, m, w0 + offset, w1 + offset)
     if i == 0:
         _sum_rows(parts, columns, sums + j, m, block)
         if adds:
