@@ -35,7 +35,7 @@ class Computing:
     _training: Any
     _inference: threading.local
     _direct_step: "_DirectStep"
-    _direct_gradients: "_DirectStep"
+    _direct_gradients: "_DirectGradients"
 
     def _chosen(self, backend: str) -> tuple[str, ModuleType]:
         """The backend's name and module, judged."""
@@ -141,17 +141,29 @@ class Computing:
                 self.updates += made
                 self._buffers.written()
 
-    def _directly(self, last: "_DirectStep", rule: Optimizer | None) -> "_DirectStep":
-        """The stepper for the workspace of now, `last` where it is that; without a rule it is for `gradients`."""
-        workspace = self._training
-        if last[1] is workspace:
-            return last
+    def _step_directly(self) -> "_DirectStep":
+        """The stepper for the workspace of now."""
+        if self._direct_step[1] is self._training:
+            return self._direct_step
+        return self._stepper(self._optimizer), self._training
+
+    def _gradients_directly(self) -> "_DirectGradients":
+        """A function (x, y), for the workspace of now: what `gradients` returns, nothing for a batch to be judged."""
+        if self._direct_gradients[1] is self._training:
+            return self._direct_gradients
+        step = self._stepper(None)
+        if step is no_step:
+            return no_step, self._training
+        return self._structure.gradients_by(step, self._step_loss.item), self._training
+
+    def _stepper(self, rule: Optimizer | None) -> Callable[..., int]:
+        """The backend's stepper for the workspace of now; without a rule it is for `gradients`."""
         make = getattr(self._backend, "stepper", None)
         if make is None:
-            return no_step, workspace
+            return no_step
         parameters, state = self._buffers.here
-        step = make(self._structure, rule, parameters, None if rule is None else state, self._step_loss, workspace)
-        return step or no_step, workspace
+        state = None if rule is None else state
+        return make(self._structure, rule, parameters, state, self._step_loss, self._training) or no_step
 
 
 def no_step(*arguments: Any) -> int:
@@ -161,6 +173,9 @@ def no_step(*arguments: Any) -> int:
 
 _DirectStep = tuple[Callable[..., int], Any]
 """A backend's stepper, and the workspace that it is for."""
+
+_DirectGradients = tuple[Callable[..., Any], Any]
+"""What `_gradients_directly` gives."""
 
 _UNBOUND: _DirectStep = (no_step, None)
 

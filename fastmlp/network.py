@@ -10,7 +10,6 @@ import numpy as np
 
 from .buffers import Buffers
 from .callbacks import ProgressBar
-from .computing import no_step
 from .errors import ArgumentError, require_name
 from .fitting import Fitting, announce_divergence
 from .history import Epoch, History
@@ -225,7 +224,7 @@ class MLP(Fitting):
             return self._step_loss.item()
         x, y = self._samples(x, y)
         self._train(x, y, None, 0, len(x), self._step_loss)
-        self._direct_step = self._directly(self._direct_step, self._optimizer)
+        self._direct_step = self._step_directly()
         return self._step_loss.item()
 
     def fit(
@@ -334,19 +333,17 @@ class MLP(Fitting):
 
     def gradients(self, x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]]:
         """(J, [dJ/dw, ...], [dJ/db, ...]) of one batch, without the L2 term; fresh arrays. Raises as `train_step`."""
-        structure = self._structure
         direct, workspace = self._direct_gradients
-        if direct is not no_step and workspace is self._training:
-            gradient = new_array((structure.size,), structure.dtype)
-            if direct(x, y, gradient):
-                return self._step_loss.item(), *structure.views(gradient)
+        if workspace is self._training and (found := direct(x, y)):
+            return found
+        structure = self._structure
         home = home_of("x", x)
         gradient = home.new((structure.size,), structure.dtype)
         samples, target = self._samples(x, y)
         workspace = self._training_workspace(len(samples))
         parameters = self._buffers.operands()[0]
         loss = self._backend.gradients(structure, parameters, samples, target, gradient, workspace)
-        self._direct_gradients = self._directly(self._direct_gradients, None)
+        self._direct_gradients = self._gradients_directly()
         dw, db = structure.weights(gradient), structure.biases(gradient)
         return float(loss), [home.give(array) for array in dw], [home.give(array) for array in db]
 

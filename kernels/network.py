@@ -4,7 +4,7 @@ Also the buffers of a backend that goes through it layer by layer.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
@@ -22,12 +22,23 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: np.dtype | type) -> np.nd
     return _aligned(np.zeros(count * dtype.itemsize + ALIGNMENT, np.uint8), shape, dtype)
 
 
+WORTH_ALIGNING = 1 << 18
+"""Bytes from which a result begins on a multiple of ALIGNMENT."""
+
+
 def new_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A C-contiguous array of anything, for a result; aligned as `aligned_zeros` once that is worth its 3 us."""
     array = np.empty(shape, dtype)
-    if array.nbytes < 1 << 18:
+    if array.nbytes < WORTH_ALIGNING:
         return array
     return _aligned(np.empty(array.nbytes + ALIGNMENT, np.uint8), shape, dtype)
+
+
+def _taker(names: list[str]) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+    """What takes these fields, one or more, of a record."""
+    if len(names) == 1:
+        return lambda record: (record[names[0]],)
+    return itemgetter(*names)
 
 
 def _aligned(raw: np.ndarray, shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -122,17 +133,36 @@ class Network:
         """Live views b[out] of a flat buffer, one a layer."""
         return [buffer[place] for place in self._places_of_biases]
 
-    def views(self, buffer: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """`weights` and `biases` of NumPy's own buffer, in half their time as fields of a record: one below 2 GiB."""
-        if buffer.nbytes >= 1 << 31:
-            return self.weights(buffer), self.biases(buffer)
-        record, fields = self._record
-        views = fields(np.ndarray((), record, buffer))
-        return list(views[::2]), list(views[1::2])
+    def gradients_by(
+        self, step: Callable[[Any, Any, np.ndarray], int], loss: Callable[[], float]
+    ) -> Callable[[Any, Any], tuple[float, list[np.ndarray], list[np.ndarray]] | None]:
+        """A function (x, y): (loss(), dw, db), or None where `step(x, y, buffer)` would not fill the new flat buffer.
 
-    @cached_property
-    def _record(self) -> tuple[np.dtype, itemgetter]:
-        """The flat buffer as one element of a structured dtype, and what takes its fields: w and b, layer by layer."""
+        They are its `weights` and `biases`, below 2 GiB as fields of a record, which takes a third of the time.
+        """
+        shape, dtype = (self.size,), self.dtype
+        nbytes = self.size * dtype.itemsize
+        if nbytes >= 1 << 31:
+
+            def of_large(x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]] | None:
+                buffer = new_array(shape, dtype)
+                return (loss(), self.weights(buffer), self.biases(buffer)) if step(x, y, buffer) else None
+
+            return of_large
+        record, new, view = self._record(), np.empty if nbytes < WORTH_ALIGNING else new_array, np.ndarray
+        weights, biases = (_taker([f"{kind}{index}" for index in range(len(self.layers))]) for kind in "wb")
+
+        def gradients(x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]] | None:
+            buffer = new(shape, dtype)
+            if not step(x, y, buffer):
+                return None
+            fields = view((), record, buffer)
+            return loss(), [*weights(fields)], [*biases(fields)]
+
+        return gradients
+
+    def _record(self) -> np.dtype:
+        """The flat buffer as one element of a structured dtype, whose fields are w and b, layer by layer."""
         names: list[str] = []
         formats: list[tuple[np.dtype, tuple[int, ...]]] = []
         offsets: list[int] = []
@@ -146,7 +176,7 @@ class Network:
             "offsets": offsets,
             "itemsize": self.size * self.dtype.itemsize,
         }
-        return np.dtype(place), itemgetter(*names)
+        return np.dtype(place)
 
     @cached_property
     def _places_of_weights(self) -> list[tuple[slice, tuple[int, int]]]:
