@@ -62,8 +62,9 @@ _TANH_END = constant(9.5, 19.5)
 def tanh(x):
     """With the sign of x, d / (d + 2), d = e^2|x| - 1 = 2^n (e^r - 1) + (2^n - 1) where 2|x| = n ln 2 + r.
 
-    What rounding takes from d + 2 is given back to the quotient. What it takes from ln 2 changes r by n times less than
-    half a rounding error of 1, and d / (d + 2) by less and less as n grows.
+    The quotient q is corrected by d - d q - 2 q, which knows nothing of what rounding took from d + 2: d - 2 q is exact
+    for d up to 2. What rounding takes from ln 2 changes r by n times less than half a rounding error of 1, and
+    d / (d + 2) by less and less as n grows.
     """
     size = absolute(x)
     size = select(size > _TANH_END(x), _TANH_END(x), size)
@@ -71,11 +72,9 @@ def tanh(x):
     r = fma(-n, LN2, size + size)
     scale = power_of_two(n)
     d = fma(fma(r * r, _EXP(r), r), scale, scale - 1.0)
-    divisor = d + 2.0
-    lost = d - (divisor - 2.0)
-    inverse = 1.0 / divisor
+    inverse = 1.0 / (d + 2.0)
     quotient = d * inverse
-    return copysign(fma(fma(-quotient, lost, fma(-quotient, divisor, d)), inverse, quotient), x)
+    return copysign(fma(fma(-quotient, d, fma(quotient, -2.0, d)), inverse, quotient), x)
 
 
 @jit
