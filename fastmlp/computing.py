@@ -162,8 +162,8 @@ class Computing:
         if make is None:
             return no_step
         parameters, state = self._buffers.here
-        state = None if rule is None else state
-        return make(self._structure, rule, parameters, state, self._step_loss, self._training) or no_step
+        slots = None if rule is None else state
+        return make(self._structure, rule, parameters, slots, self._step_loss, self._training) or no_step
 
 
 def no_step(*arguments: Any) -> int:
