@@ -26,6 +26,7 @@ from .simd import (
     address_of,
     float64_at,
     int64_at,
+    kept_apart,
     lanes,
     load,
     load_first,
@@ -262,6 +263,7 @@ def _close_up(rows, m, g, row):
 
     One long row has one vector that is not whole: a load behind a masked store waits until that has reached the cache.
     """
+    kept_apart()
     for i in range(1, rows):
         for j in range(0, row, lanes(g)):
             store(g + (i * m + j), load(g + (i * row + j)))

@@ -115,12 +115,22 @@ def _pointer_set(context, builder, sig, args):
     return context.get_dummy_value()
 
 
-@intrinsic
-def specialised(typingctx):
-    """Compile the function this is called in into each of its callers, for the constants that they pass."""
+def _with_attribute(name):
+    """What gives LLVM's attribute to the function it is called in."""
 
-    def codegen(context, builder, sig, args):
-        builder.function.attributes.add("alwaysinline")
-        return context.get_dummy_value()
+    @intrinsic
+    def function(typingctx):
+        def codegen(context, builder, sig, args):
+            builder.function.attributes.add(name)
+            return context.get_dummy_value()
 
-    return types.void(), codegen
+        return types.void(), codegen
+
+    return function
+
+
+specialised = _with_attribute("alwaysinline")
+"""Compile the function this is called in into each of its callers, for the constants that they pass."""
+
+kept_apart = _with_attribute("noinline")
+"""Compile it into none of them: it seldom runs, and would take registers from what always does."""
