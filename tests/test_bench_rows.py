@@ -132,7 +132,9 @@ def test_a_cold_start_is_a_process_of_its_own_with_an_empty_cache(monkeypatch):
     per_round = [programs[index : index + 4] for index in range(0, len(programs), 4)]
     assert len(per_round) == 1 + processes.ROUNDS
     for index, entries in enumerate(per_round):
-        assert [cache for _, cache in entries] == ["warm", "warm", "warm", f"empty-{index}"]
+        caches = ["warm", "warm", "warm", f"empty-{index}"]
+        goes_back = index > 0 and index % 2 == 0  # the first round is no turn yet
+        assert [cache for _, cache in entries] == (caches[::-1] if goes_back else caches)
     assert "peers.load(['plain'], 1)" in per_round[0][1][0]
 
 
