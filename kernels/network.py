@@ -34,17 +34,17 @@ def new_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return _aligned(np.empty(array.nbytes + ALIGNMENT, np.uint8), shape, dtype)
 
 
+def _aligned(raw: np.ndarray, shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The part of `raw`, which has ALIGNMENT bytes more than it needs, that begins on a multiple of ALIGNMENT."""
+    start = -raw.__array_interface__["data"][0] % ALIGNMENT
+    return raw[start : start + raw.size - ALIGNMENT].view(dtype).reshape(shape)
+
+
 def _taker(names: list[str]) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
     """What takes these fields, one or more, of a record."""
     if len(names) == 1:
         return lambda record: (record[names[0]],)
     return itemgetter(*names)
-
-
-def _aligned(raw: np.ndarray, shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """The part of `raw`, which has ALIGNMENT bytes more than it needs, that begins on a multiple of ALIGNMENT."""
-    start = -raw.__array_interface__["data"][0] % ALIGNMENT
-    return raw[start : start + raw.size - ALIGNMENT].view(dtype).reshape(shape)
 
 
 class Layer(NamedTuple):
@@ -141,22 +141,19 @@ class Network:
         They are its `weights` and `biases`, below 2 GiB as fields of a record, which takes a third of the time.
         """
         shape, dtype = (self.size,), self.dtype
-        nbytes = self.size * dtype.itemsize
-        if nbytes >= 1 << 31:
-
-            def of_large(x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]] | None:
-                buffer = new_array(shape, dtype)
-                return (loss(), self.weights(buffer), self.biases(buffer)) if step(x, y, buffer) else None
-
-            return of_large
-        record, new, view = self._record(), np.empty if nbytes < WORTH_ALIGNING else new_array, np.ndarray
-        weights, biases = (_taker([f"{kind}{index}" for index in range(len(self.layers))]) for kind in "wb")
+        nbytes, view = self.size * dtype.itemsize, np.ndarray
+        new = np.empty if nbytes < WORTH_ALIGNING else new_array
+        if nbytes < 1 << 31:
+            record = self._record()
+            weights, biases = (_taker([f"{kind}{index}" for index in range(len(self.layers))]) for kind in "wb")
+        else:
+            record, weights, biases = None, self.weights, self.biases
 
         def gradients(x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]] | None:
             buffer = new(shape, dtype)
             if not step(x, y, buffer):
                 return None
-            fields = view((), record, buffer)
+            fields = buffer if record is None else view((), record, buffer)
             return loss(), [*weights(fields)], [*biases(fields)]
 
         return gradients
