@@ -199,7 +199,8 @@ def _info(options: argparse.Namespace) -> int:
     facts = info.collect()
     facts["backends"] = backends.status()
     chosen, module = backends.resolve("auto")
-    facts["bfloat16"], facts["precision_high"] = module.BFLOAT16, module.HIGH
+    facts["bfloat16"] = module.BFLOAT16
+    facts["precision_high"], facts["precision_highest"] = module.HIGH, module.HIGHEST
     layer = "fastmlp's own threads, no OpenMP" if chosen == "cpu" else "those of NumPy's BLAS"
     facts["threads"] = {"count": backends.threads(chosen), "layer": layer}
     facts["energy"] = {"source": meter.source, "detail": meter.detail}
@@ -224,6 +225,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         *((f"backend {name}", reason or "ready") for name, reason in facts["backends"].items()),
         ("bfloat16", facts["bfloat16"]),
         ("precision high", facts["precision_high"]),
+        ("precision highest", facts["precision_highest"]),
         ("threads", f"{threads['count']} ({threads['layer']})"),
         ("GPU", ", ".join(gpu["devices"]) or f"none ({gpu['reason']})"),
         ("energy", f"{energy['source']} ({energy['detail']})"),

@@ -45,8 +45,8 @@ class MLP(Fitting):
         "float16" on "cuda", and emulated on "numpy": the same with float16, which has three bits more, but overflows to
         Inf above 65,504 and loses what is below 2^-25, gradients of single samples included (contract.FLOAT16).
     precision: "highest", or for dtype "float32" also "high": products may be off by 2^-15 of those of their operands'
-        absolute values, as contract.HIGH says, where the processor is faster so (AMX); elsewhere it is as "highest".
-        `net.plan()` says which.
+        absolute values, as contract.HIGH says, where the processor is faster so (AMX); elsewhere it is as "highest",
+        whose products are float32's own or as exact (contract.HIGHEST). `net.plan()` says which.
     backend: "numpy", "cpu", "cuda", or "auto", which `net.backend` then resolves: "cpu", unless it was measured on this
         machine (fastmlp bench --suite crossover) that another is sooner; no other name ever falls back.
     seed: of initialisation and shuffling, 0 or more; None draws one from the system.

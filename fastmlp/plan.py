@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .kernels import backend as backends
-from .kernels.contract import LOSSES, OPERATIONS, forward_flops, step_flops
+from .kernels.contract import HIGHEST_IN_FLOAT32, LOSSES, OPERATIONS, forward_flops, step_flops
 from .kernels.crossover import Cell
 from .kernels.network import Network, Optimizer
 
@@ -136,6 +136,15 @@ class Plan:
         labels = LOSSES[self.structure.loss].target == "classes"
         return [] if describe is None else [describe(self.structure, self.optimizer, self.batch_size, labels)]
 
+    @property
+    def _precision(self) -> list[str]:
+        """How products of float32 run, where they may run in more than one way."""
+        if self.structure.dtype_name != "float32":
+            return []
+        module = backends.load(self.backend)
+        how = module.HIGH if self.structure.high else module.HIGHEST
+        return [] if how == HIGHEST_IN_FLOAT32 else [f"precision {self.structure.precision} is {how}"]
+
     def __str__(self) -> str:
         widths = "-".join(map(str, self.structure.widths))
         unknown = "threads of the GPU" if self.backend == "cuda" else "threads as NumPy's BLAS decides"
@@ -147,7 +156,7 @@ class Plan:
             f"{'' if self.kernel is None else f'kernel {self.kernel}, '}{threads}",
             *([f"bfloat16 is {backends.load(self.backend).BFLOAT16}"] if self.structure.bfloat16 else []),
             *([f"float16 is {backends.load(self.backend).FLOAT16}"] if self.structure.float16 else []),
-            *([f"precision high is {backends.load(self.backend).HIGH}"] if self.structure.high else []),
+            *self._precision,
             *self._products,
             *(f"trains by {each}" for each in self._training),
             "",

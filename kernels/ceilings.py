@@ -55,13 +55,15 @@ class Ceilings:
     """The rates of one machine, in FLOP/s and bytes/s.
 
     `threads` is how many a rate is for, as many as get_num_threads says where it is not given. `missing` tells of units
-    without a rate why they have none. `file` keeps the rates, None keeps none beyond this process; a damaged file or
+    without a rate why they have none, `terms` how many products of bfloat16 may stand for one of float32, "high" being
+    float32 of that precision. `file` keeps the rates, None keeps none beyond this process; a damaged file or
     entry is measured again, and writers at the same time lose at most a measurement.
     """
 
     probes: Probes
     file: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    terms: dict[str, int] = field(default_factory=lambda: {"high": 3})
     _rates: dict[str, float] = field(default_factory=dict)
     _measuring: threading.RLock = field(default_factory=threading.RLock)
 
@@ -72,18 +74,18 @@ class Ceilings:
         """FLOP/s of multiply-adds on registers, by `unit` or by the fastest unit.
 
         A bfloat16 network's products may run on bfloat16's own unit or, rounded, on float32's: the faster one counts.
-        "high" stands for float32 of that precision, whose products may be three of bfloat16.
+        So it does where those of float32 may be `terms` of bfloat16.
         """
-        if dtype == "high":
-            return max(self.peak("float32", threads), self.peak("bfloat16", threads) / 3)
-        return max(self._rate(*key) for key in self._peak_keys(dtype, threads, unit))
+        rates = [self._rate(*key) for key in self._peak_keys(dtype, threads, unit)]
+        if unit is None and dtype in self.terms:
+            rates.append(self.peak("bfloat16", threads) / self.terms[dtype])
+        return max(rates)
 
     def probe(self, dtype: str, threads: int | None = None) -> float:
         """`peak`, after measuring it once more."""
-        if dtype == "high":
-            return max(self.probe("float32", threads), self.probe("bfloat16", threads) / 3)
-        for key in self._peak_keys(dtype, threads, None):
-            self._measure(*key)
+        for kind in (dtype, "bfloat16") if dtype in self.terms else (dtype,):
+            for key in self._peak_keys(kind, threads, None):
+                self._measure(*key)
         return self.peak(dtype, threads)
 
     def level(self, working_set: int, threads: int | None = None) -> Level:
@@ -153,7 +155,7 @@ class Ceilings:
     def _peak_keys(self, dtype: str, threads: int | None, unit: str | None) -> list[tuple[str, str, str, int | None]]:
         if unit is not None:
             return [("peak", dtype, unit, threads)]
-        kinds = ("bfloat16", "float32") if dtype == "bfloat16" else (dtype,)
+        kinds = ("bfloat16", "float32") if dtype == "bfloat16" else ("float32" if dtype == "high" else dtype,)
         return [("peak", kind, units[0], threads) for kind in kinds if (units := self.probes.units(kind))]
 
     def _rate(self, kind: str, of: str, by: str, threads: int | None) -> float:

@@ -62,18 +62,37 @@ SMALLEST_NORMAL = 2.0**-126
 
 
 PRECISIONS = ("highest", "high")
-"""Of the products of float32: its own multiply-adds, or HIGH."""
+"""Of the products of float32: HIGHEST, or HIGH."""
+
+HIGHEST = """What precision "highest" is: float32's own multiply-adds, or where a backend's HIGHEST says so BFLOAT16's,
+six for one. Each operand is then split in three bfloat16, without a rest,
+
+    high = round(x), middle = round(x - high), low = x - high - middle
+
+where round is towards zero if it would be beyond bfloat16's largest, and Inf and NaN have no other parts. A product is
+the sum of those six of parts that can be as large as 2^-16 |x| |w|, the smallest summed first; the other three are
+left out, at most HIGHEST_ERROR |x| |w|. So OPERATIONS' bound is HIGHEST_ERROR * magnitude wider, and where operands or
+sums are so small that their parts are subnormal 6 SMALLEST_NORMAL (k + sum |x| + sum |w|) more. A sum that is not
+finite is taken once more, of float32's own products: Inf and NaN are where float32 has them."""
+
+HIGHEST_ERROR = 2.0**-22
+"""Of a product of six, relative to the product of the operands' absolute values: what is left out."""
+
+HIGHEST_IN_FLOAT32 = "float32's own multiply-adds"
+"""How a backend says that it does nothing else."""
 
 HIGH = """What precision "high" permits the products of float32, in a network BFLOAT16's three. Each operand is split in
 two bfloat16,
 
-    high = round(x)    towards zero where that would be beyond bfloat16's largest; NaN where x is Inf
-    low = round(x - high), or 0 where high is NaN
+    high = round(x)    towards zero where that would be beyond bfloat16's largest
+    low = round(x - high), or 0 where high is Inf or NaN
 
 and a product is the sum of three: high(x) high(w) + high(x) low(w) + low(x) high(w). The error against float64 is at
 most (HIGH_ERROR + 3 error_factor * length * eps) * magnitude, with OPERATIONS' letters, for |x - high - low| is at
 most 2^-17 |x| and |low(x) low(w)| is at most 2^-16 |x| |w|. Where operands or sums are so small that their parts are
 subnormal, it may be 3 SMALLEST_NORMAL (k + sum |x| + sum |w|) more. Operands that are small integers give exact sums.
+A sum that is not finite is taken once more in float32, of high + low or of the operands: Inf and NaN are where float32
+has them.
 
 A backend may do better, and computes in float32 where that is faster; its HIGH says which. What it does depends on the
 processor, the environment and the shapes, never on a measurement: the same bits on every run."""

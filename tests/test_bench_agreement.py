@@ -60,8 +60,7 @@ def test_rows_in_bfloat16_agree_and_have_float32_beside_them(monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["article", "deep-b1", "128x784x256 dw"])
 def test_rows_of_precision_high_agree_and_tell_their_error(monkeypatch, name):
-    monkeypatch.setattr(units, "_SPLITS", True)
-    monkeypatch.setattr(units, "_WAY", "split")
+    monkeypatch.setitem(units._WAYS, units.HIGH_PARTS, "split")
     monkeypatch.setattr(contest, "interleave", known_timings)
     (made,) = rows(name, backend="cpu", dtype="high")
     assert made["dtype"] == "high"

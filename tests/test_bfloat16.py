@@ -188,8 +188,7 @@ def test_forward_within_the_contracts_bound_of_float64_on_rounded_operands(backe
 def test_few_rows_of_weights_beyond_the_caches_are_predicted_as_others_are(monkeypatch, rng, n, way):
     """On backend cpu they are read without making pairs: small integers give the reference's bits all the same."""
     monkeypatch.setattr(importlib.import_module("fastmlp.kernels.cpu.workspace"), "cache_bytes", lambda name: 0)
-    monkeypatch.setattr(units, "_SPLITS", True)
-    monkeypatch.setattr(units, "_WAY", "split")
+    monkeypatch.setitem(units._WAYS, units.HIGH_PARTS, "split")
     net = replace(network((33, 70, 45, 1), ("relu", "relu", "identity"), "mse", np.float32), **way)
     parameters = np.zeros(net.size, np.float32)
     for view in (*net.weights(parameters), *net.biases(parameters)):

@@ -56,6 +56,7 @@ def test_info_tells_every_subject(command):
         "backend cuda",
         "bfloat16",
         "precision high",
+        "precision highest",
         "threads",
         "GPU",
         "energy",
@@ -76,6 +77,7 @@ def test_info_as_json(command):
     assert facts["backends"]["cuda"] is None or "backend='cpu'" in facts["backends"]["cuda"]
     assert facts["bfloat16"] == backend.load("cpu").BFLOAT16
     assert facts["precision_high"] == backend.load("cpu").HIGH
+    assert facts["precision_highest"] == backend.load("cpu").HIGHEST
     assert facts["software"]["numpy"]
     assert 1 <= facts["machine"]["usable_cores"] <= facts["machine"]["cores"]
     assert facts["threads"]["count"] >= 1

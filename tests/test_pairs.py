@@ -8,7 +8,7 @@ from vectors import compiled
 
 from fastmlp.kernels.cpu.compile import jit
 from fastmlp.kernels.cpu.pairs import pair_block
-from fastmlp.kernels.cpu.simd import address_of, pairs_at, pointer, pointer_at, split_pairs_at
+from fastmlp.kernels.cpu.simd import address_of, pairs_at, pairs_in_two_at, pointer, pointer_at
 from fastmlp.kernels.reference.rounding import round_bfloat16
 from fastmlp.kernels.reference.splitting import split
 
@@ -28,7 +28,7 @@ def _pair_rounded(i, j, rows, columns, block, block_row, height, width, across, 
 
 @compiled
 def _pair_split(i, j, rows, columns, block, block_row, height, width, across, down):
-    _pair(split_pairs_at(0), i, j, rows, columns, block, block_row, height, width, across, down)
+    _pair(pairs_in_two_at(0), i, j, rows, columns, block, block_row, height, width, across, down)
 
 
 def bits(matrix):

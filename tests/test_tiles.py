@@ -34,8 +34,8 @@ SHAPES = [(1, 1, 1), (5, 3, 2), (17, 31, 16), (33, 70, 47), (100, 300, 33), (27,
 
 
 def start(program, **settings):
-    fixed = {"PYTHONPATH": str(ROOT), "FASTMLP_BFLOAT16": "modelled", "FASTMLP_HIGH": "split"}
-    environment = os.environ | fixed | settings
+    split = {"FASTMLP_HIGH": "split", "FASTMLP_HIGHEST": "split"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FASTMLP_BFLOAT16": "modelled"} | split | settings
     return subprocess.Popen(
         [sys.executable, "-W", "error", *program], env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -72,6 +72,7 @@ def modelled_product(a, b):
 def check_products():
     """Every layout and tail, rounded and split, up to the last bit; and nothing beyond the arrays is touched."""
     from fastmlp.kernels import cpu
+    from fastmlp.kernels.contract import HIGHEST_ERROR
     from fastmlp.kernels.reference.rounding import rounded
     from fastmlp.kernels.reference.splitting import split
 
@@ -99,6 +100,10 @@ def check_products():
                     exact = a_high @ b_high + a_high @ b_low + a_low @ b_high
                     cpu.matmul(*ends, out, transpose_a, transpose_b, 2)
                     assert (abs(out - exact) <= 3 * k * np.finfo(np.float32).eps * (abs(a) @ abs(b))).all()
+                    cpu.matmul(*ends, out, transpose_a, transpose_b)
+                    exact = a.astype(np.float64) @ b.astype(np.float64)
+                    bound = HIGHEST_ERROR + k * np.finfo(np.float32).eps
+                    assert (abs(out - exact) <= bound * (abs(a) @ abs(b))).all()
 
 
 def check_networks():
@@ -162,8 +167,9 @@ def test_the_probe_does_what_it_counts():
 @needs_wide_registers
 def test_the_tests_of_bfloat16_and_of_split_operands_pass_on_tiles():
     """Whole networks forward and backward, bounds, special values, threads; those of formats and arguments apart."""
-    chosen = "single or exact or bound or rounds or splits or threads or nan"
-    said = finish(start(["-m", "pytest", "-q", "-k", chosen, "tests/test_bfloat16.py", "tests/test_precision.py"]))
+    chosen = "single or exact or bound or rounds or splits or threads or nan or parts or worse or near or relu"
+    files = [f"tests/test_{name}.py" for name in ("bfloat16", "precision", "highest")]
+    said = finish(start(["-m", "pytest", "-q", "-k", chosen, *files]))
     assert said[0] == 0, said[1]
 
 

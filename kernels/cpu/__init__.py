@@ -16,12 +16,13 @@ from .operations import direct_operation
 from .stepper import stepper
 from .team import threads_for
 from .train import gradients, timed, train
-from .units import BFLOAT16, HIGH, UNAVAILABLE
+from .units import BFLOAT16, HIGH, HIGHEST, UNAVAILABLE
 from .workspace import Workspace, training_kernels
 
 __all__ = [
     "BFLOAT16",
     "HIGH",
+    "HIGHEST",
     "UNAVAILABLE",
     "Workspace",
     "bias_add",

@@ -34,7 +34,7 @@ from ..disk import replace, state_folder
 from ..processor import cpu_model
 from .amx import configure_tiles, release_tiles
 from .pipeline import PieceCompiler, WholeCompiler, lean
-from .simd import HAS_BFLOAT16, I64, PAIR, ROUNDED, SPLIT_PAIR, VECTOR_BYTES, Pointer, float32_at
+from .simd import HAS_BFLOAT16, I64, PAIRS, ROUNDED, VECTOR_BYTES, Pointer, float32_at
 from .units import UNIT
 
 
@@ -161,8 +161,8 @@ class Entry:
     `shared` and `me` are the team's counters (phases.py); `like` is a pointer to elements, by which addresses among the
     integers of the job become pointers. The machine code is a C function of (shared, me, the job's address, like).
 
-    A `function(shared, me, like, pairs, *job)` makes three entries: in the one `pairs` is None, in the others,
-    `in_parts(1)` and `in_parts(2)`, for float32 alone, it is a pointer to the pairs of bfloat16 that products read.
+    A `function(shared, me, like, pairs, *job)` makes four entries: in the one `pairs` is None, in the others,
+    `in_parts(1)` to `in_parts(3)`, for float32 alone, it is a pointer to the pairs of bfloat16 that products read.
 
     `timed` is the entry with time stamps (stamps.py), whose job begins with two numbers more: phases.timed_member's.
     """
@@ -180,7 +180,7 @@ class Entry:
         if parts == 0:
             return self
         if parts not in self._others:
-            self._others[parts] = Entry(self._function, (PAIR, SPLIT_PAIR)[parts - 1], self._is_timed)
+            self._others[parts] = Entry(self._function, PAIRS[parts - 1], self._is_timed)
         return self._others[parts]
 
     @functools.cached_property

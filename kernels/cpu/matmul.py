@@ -34,7 +34,7 @@ from .phases import conducted_alone
 from .simd import VECTOR_BYTES, address_of, pointer_at, steps_of
 from .team import PARALLEL_FLOPS, conduct_by
 from .tiles import product
-from .units import splits_product
+from .units import parts_of_product
 from .workspace import ZERO_ROW, pairs_of, products_for, room_for
 
 
@@ -138,8 +138,7 @@ def matmul(
     """out[n, m] = a @ b; the stored arrays are a[n, k] or a[k, n], b[k, m] or b[m, k]; `parts`: kernels/README.md."""
     (n, m), k = out.shape, a.shape[0 if transpose_a else 1]
     flops = OPERATIONS["matmul"].flops(n, k, m)
-    if parts == 2 and not splits_product(n, k, m):
-        parts = 0
+    parts = parts_of_product(n, k, m, out.dtype, parts)
     if parts:
         steps = pairs_of(k) * parts
         products, crew = products_for(out.dtype, [Shape(k, m)], flops, parts)

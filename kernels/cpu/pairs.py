@@ -7,8 +7,8 @@ A matrix[rows, columns] has two such copies, and a product reads the one whose p
 
 An odd one out is paired with zero. Copies are made where the float32 values are in the cache anyway.
 
-A split operand (contract.HIGH) is two such matrices, the high parts and behind them along the sum the low ones: rows of
-`across` are twice as long, and `down` has twice as many.
+A split operand is as many such matrices as it has parts (contract.HIGH: two, HIGHEST: three), behind one another along
+the sum, the highest first: rows of `across` are so many times as long, and `down` has so many times as many.
 """
 
 from .compile import jit
@@ -31,15 +31,23 @@ from .simd import (
 
 
 @jit
-def low_of_a(term, depth):
-    """Where the part of A that this term takes begins: high high, high low, low high."""
-    return depth if term == 2 else 0
+def terms_of(p):
+    """How many products of two parts make up a product of split operands, at p: one, three or six."""
+    return parts_of(p) * (parts_of(p) + 1) // 2
 
 
 @jit
-def low_of_b(term, depth):
-    """As `low_of_a`, for B."""
-    return depth if term == 1 else 0
+def parts_of_term(term, p):
+    """(of A, of B): which parts a term multiplies, 0 being the highest.
+
+    All terms whose numbers add up to less than there are parts, those with the largest sum, the smallest products,
+    first: rounding then takes from sums that are still small. The first terms take each part of B once.
+    """
+    of_a, together = term, parts_of(p) - 1
+    while of_a > together:
+        of_a -= together + 1
+        together -= 1
+    return of_a, together - of_a
 
 
 @jit
@@ -54,14 +62,14 @@ PAIR_CHUNK = 1 << 14
 
 @jit
 def _part(x, part, pairs):
-    """What is to be rounded: x, or where operands are split its high part, or its low one."""
+    """What is to be rounded: x, or where operands are split what the parts before this one have left of it."""
     if parts_of(pairs) == 1:
         return x
-    high = high_part(x)
-    if part == 0:
-        return high
-    low = x - high
-    return select(low == low, low, 0.0)
+    rest = x
+    for _ in range(part):
+        rest = rest - high_part(rest)
+        rest = select(rest == rest, rest, 0.0)
+    return high_part(rest)
 
 
 @jit

@@ -4,8 +4,8 @@ A is read element by element, so any strides do: A(i, k) lies at a[i * a_row + k
 B(k, j) lies at b[k * b_step + j]; either may be copied to where tiles read it best (packing.py). A tile of
 C stays in registers while k runs over one block of at most BLOCK_DEPTH; longer sums are added block by block, which
 also bounds their rounding error. In bfloat16 the elements of A and B are pairs of neighbours along the sum (pairs.py),
-and depth counts those; where they are split, A's and B's low parts lie `depth` steps behind the high ones, and of the
-four products of parts all but that of the low ones are summed.
+and depth counts those; where they are split, each part of A and B lies `depth` steps behind the one before it, and the
+products of parts are summed one after another (parts_of_term).
 
 Tiling after K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), and BLIS.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from ..timeline import EPILOGUE, PACK, WORK
 from .ahead import ask_for, prefetch_tile
 from .compile import jit
+from .mending import mend
 from .micro_kernels import AHEAD, BROAD, broad_kernel, copying_a, copying_b, multiply_tile, tile_rows
 from .packing import (
     BLOCK_DEPTH,
@@ -40,7 +41,7 @@ from .packing import (
     slab_end,
     slab_start,
 )
-from .pairs import low_of_a, low_of_b
+from .pairs import parts_of_term, terms_of
 from .phases import RANK, SIZE, claim, finish
 from .product_by_column import MOST_UNSTREAMED, multiply_column, streamed_share
 from .simd import (
@@ -75,18 +76,20 @@ def multiply_block(
     no_floor = element(c, -np.inf)
     whole, first_block, end_block = slab
     blocks, begin_k = depth_blocks(whole), slab_start(slab)
-    depth, terms = slab_end(slab) - begin_k, 2 * parts_of(a) - 1
-    visits = (end_block - first_block) * terms
+    depth, held, terms = slab_end(slab) - begin_k, end_block - first_block, terms_of(a)
+    visits = held * terms
     for visit in range(visits):
-        depth_block, term = first_block + visit // terms, visit % terms
+        term = visit // held if terms > 1 else 0
+        depth_block = first_block + visit - term * held
         k = block_start(whole, depth_block, blocks) - begin_k
         end = block_start(whole, depth_block + 1, blocks) - begin_k
-        a_k, b_k = k + low_of_a(term, depth), k + low_of_b(term, depth)
+        a_part, b_part = parts_of_term(term, a)
+        a_k, b_k = k + a_part * depth, k + b_part * depth
         is_last = visit == visits - 1
         limit = floor if is_last else no_floor
-        b_copy = copies + (panels_start(low_of_b(term, 1), depth, k, panels, group) if is_kept else 0)
+        b_copy = copies + (panels_start(b_part, depth, k, panels, group) if is_kept else 0)
         packs_b = transposed or b_is_far
-        if packs_b and panels > 0 and ((is_new and term < 2) or not is_kept):
+        if packs_b and panels > 0 and ((is_new and term < parts_of(a)) or not is_kept):
             stamp(me, WORK)
             if transposed:
                 pack_transposed(end - k, columns, b + b_k, b_step, b_copy)
@@ -253,6 +256,7 @@ def _slab(
     tile = pointer_at(0, packed)
     if copies_a:
         tile, copies = copies, copies + TILE_ROOM
+    limit = floor if parts_of(a) == 1 else element(c, -np.inf)
     down, across = chunks_of(rows, columns, block_rows, block_columns)
     chunks = down * across
     last = -1
@@ -266,18 +270,22 @@ def _slab(
         a_block, b_block = a + i * a_row, b + j * (b_step if transposed else 1)
         start_block = start + (i * start_row + j * start_step)
         if columns == 1:
-            multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, floor)
+            multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, limit)
         elif is_turned:
             b_row, b_column = (b_step, 1) if transposed else (1, b_step)
-            multiply_column(width, depth, b_block, b_row, b_column, a_block, start_block, start_step, block, floor)
+            multiply_column(width, depth, b_block, b_row, b_column, a_block, start_block, start_step, block, limit)
         else:
             wanted = panels if transposed or b_is_far or j == last or count >= TALL else 0
             multiply_block(
                 me, count, width, slab, rows == 1, a_block, a_row, a_step, tile, a_is_far, b_block, b_step, transposed,
                 b_is_far, wanted, copies, is_kept, j != last, start_block, start_row, start_step, block, block_row,
-                floor, ahead, i, j,
+                limit, ahead, i, j,
             )  # fmt: skip
             last = j if wanted > 0 else last
+        mend(
+            count, width, depth, a_block, a_row, a_step, b_block, b_step, transposed, start_block, start_row,
+            start_step, block, block_row, floor,
+        )  # fmt: skip
         stamp(me, WORK)
         if is_last:
             after_block(i, j, count, width, block, block_row, extras)

@@ -5,8 +5,8 @@ import numpy as np
 from .compile import jit
 from .micro_kernels import BROAD, broad_kernel, multiply_tile
 from .packing import BLOCK_VECTORS, MOST_NEAR, PANEL, block_start, depth_blocks
-from .pairs import low_of_a, low_of_b
-from .simd import element, lanes, load_first, multiply_add, parts_of, splat, sum_lanes
+from .pairs import parts_of_term, terms_of
+from .simd import element, lanes, load_first, multiply_add, splat, sum_lanes
 
 
 @jit
@@ -39,22 +39,26 @@ def multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floor
     Contiguous rows of A take dot products; else A's columns are contiguous, and C is the row C^T = B^T A^T. A row of C
     that begins at a multiple of BROAD vectors has the same bits whatever it is cut off from.
     """
-    terms = 2 * parts_of(a) - 1
+    terms = terms_of(a)
     if a_step == 1:
         for i in range(rows):
             total = 0.0
             for term in range(terms):
-                total += _dot(depth, a + (i * a_row + low_of_a(term, depth)), b + low_of_b(term, depth), c)
+                a_part, b_part = parts_of_term(term, a)
+                total += _dot(depth, a + (i * a_row + a_part * depth), b + b_part * depth, c)
             value = element(c, total) + start[i * start_row]
             c[i] = floor if value < floor else value
         return
     no_floor = element(c, -np.inf)
     broad = BROAD * lanes(c)
     streamed = rows // broad * broad
-    passes = max(-(-depth // STREAMED), 1) * terms if streamed > 0 else 0
+    turns = max(-(-depth // STREAMED), 1)
+    passes = turns * terms if streamed > 0 else 0
     for visit in range(passes):
-        k, term = visit // terms * STREAMED, visit % terms
-        a_k, b_k = k + low_of_a(term, depth), k + low_of_b(term, depth)
+        term = visit // turns if terms > 1 else 0
+        a_part, b_part = parts_of_term(term, a)
+        k = (visit - term * turns) * STREAMED
+        a_k, b_k = k + a_part * depth, k + b_part * depth
         limit = floor if visit == passes - 1 else no_floor
         for i in range(0, streamed, broad):
             begin = start + i * start_row if visit == 0 else c + i
@@ -65,9 +69,11 @@ def multiply_column(rows, depth, a, a_row, a_step, b, start, start_row, c, floor
         width = min(group, rows - i)
         blocks = depth_blocks(depth)
         for visit in range(blocks * terms):
-            block, term = visit // terms, visit % terms
+            term = visit // blocks if terms > 1 else 0
+            a_part, b_part = parts_of_term(term, a)
+            block = visit - term * blocks
             k, end = block_start(depth, block, blocks), block_start(depth, block + 1, blocks)
-            a_k, b_k = k + low_of_a(term, depth), k + low_of_b(term, depth)
+            a_k, b_k = k + a_part * depth, k + b_part * depth
             limit = floor if visit == blocks * terms - 1 else no_floor
             begin = start + i * start_row if visit == 0 else c + i
             multiply_tile(1, end - k, b + b_k, 0, 1, a + (i + a_k * a_step), a_step, width, begin, 0, c + i, 0, limit)

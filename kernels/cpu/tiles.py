@@ -5,15 +5,17 @@ time: alignment and stride of its rows are the shape's where it lies, and a tran
 filled up with zeros along the sum, so that every tile is whole. Sums wait in a room of their own between two visits.
 """
 
+import numpy as np
 from numba import types
 
 from ..timeline import EPILOGUE, PACK, WORK
 from .ahead import ask_for
 from .amx import EDGE, multiply_tiles
 from .compile import PieceFor, jit
+from .mending import mend
 from .packing import BLOCK_DEPTH, MOST_PACKED, Shape
 from .packing import pack_capacity as panel_capacity
-from .pairs import low_of_a, low_of_b
+from .pairs import parts_of_term, terms_of
 from .phases import RANK, claim, finish
 from .product import CHUNKS, MOST_OF_A, chunk_block, chunks_of
 from .product import product as product_by_registers
@@ -22,6 +24,7 @@ from .simd import (
     Pair,
     Pointer,
     address_of,
+    element,
     load,
     load_first,
     parts_of,
@@ -153,13 +156,14 @@ def _multiply_block(
     ahead, i0, j0, sums, a_panel, tile,
 ):  # fmt: skip
     """c[rows, columns] = max(a b + start, floor), the block of C at (i0, j0); B's panels lie b_panel apart."""
-    blocks, terms = max(-(-depth // BLOCK_DEPTH), 1), 2 * parts_of(a) - 1
+    blocks, terms = max(-(-depth // BLOCK_DEPTH), 1), terms_of(a)
     for visit in range(blocks * terms):
-        block, term = visit // terms, visit % terms
+        block, term = visit % blocks, visit // blocks
         # A block is whole tiles but at the end, where it is filled up.
         k = min(_whole(depth * block // blocks), depth)
         end = min(_whole(depth * (block + 1) // blocks), depth)
-        a_k, b_k = k + low_of_a(term, depth), k + low_of_b(term, _whole(depth))
+        a_part, b_part = parts_of_term(term, a)
+        a_k, b_k = k + a_part * depth, k + b_part * _whole(depth)
         is_last = visit == blocks * terms - 1
         for i in range(0, rows, SIDE):
             _pack_rows_of_a(rows - i, end - k, a + (i * a_row + a_k * a_step), a_row, a_step, a_panel, tile)
@@ -198,6 +202,7 @@ def _product_by_tiles(
     slab = max(capacity // panel, 1) * SIDE
     block_rows, block_panels = _chunk_shape(rows, min(slab, columns), depth)
     block_columns = block_panels * SIDE
+    limit = floor if parts_of(a) == 1 else element(c, -np.inf)
     for slab_start in range(0, columns, slab):
         slab_columns = min(slab, columns - slab_start)
         b_slab = b + slab_start * (b_step if transposed else 1)
@@ -213,10 +218,16 @@ def _product_by_tiles(
                 block, block_row = own_block, width
             else:
                 block, block_row = c + (i * c_row + column), c_row
+            a_block, start_block = a + i * a_row, start + (i * start_row + column * start_step)
             _multiply_block(
-                count, width, depth, a + i * a_row, a_row, a_step, packed + j // SIDE * panel, panel,
-                start + (i * start_row + column * start_step), start_row, start_step, block, block_row, floor,
+                count, width, depth, a_block, a_row, a_step, packed + j // SIDE * panel, panel,
+                start_block, start_row, start_step, block, block_row, limit,
                 ahead, i, column, sums, a_panel, tile,
+            )  # fmt: skip
+            b_block = b_slab + j * (b_step if transposed else 1)
+            mend(
+                count, width, depth, a_block, a_row, a_step, b_block, b_step, transposed, start_block, start_row,
+                start_step, block, block_row, floor,
             )  # fmt: skip
             stamp(me, WORK)
             after_block(i, column, count, width, block, block_row, extras)

@@ -1,8 +1,8 @@
 """Which unit of this processor multiplies bfloat16, chosen once a process: AMX's tiles, vdpbf16ps, or float32's.
 
 The environment variable FASTMLP_BFLOAT16 overrides the choice: "amx", "avx512" or "emulated", or, for tests on other
-machines, "modelled", which is AMX's kernels with each tile instruction done on memory instead. FASTMLP_HIGH does so for
-networks of precision "high": "split" or "float32".
+machines, "modelled", which is AMX's kernels with each tile instruction done on memory instead. FASTMLP_HIGH and
+FASTMLP_HIGHEST do so for products of these precisions: "split" always, where they are "large", or "float32".
 """
 
 import ctypes
@@ -11,13 +11,14 @@ import platform
 import sys
 
 import llvmlite.binding as llvm
+import numpy as np
 
-from ..contract import EMULATED, HIGH_IN_FLOAT32
+from ..contract import EMULATED, HIGH_IN_FLOAT32, HIGHEST_IN_FLOAT32
 from ..network import Network
 from .simd import HAS_BFLOAT16, VECTOR_BYTES
 
 CHOICES = ("amx", "avx512", "emulated", "modelled")
-WAYS = ("split", "float32")
+WAYS = ("split", "large", "float32")
 
 
 def chosen(variable: str, values: tuple[str, ...]) -> str | None:
@@ -86,30 +87,60 @@ BFLOAT16 = {
 }[UNIT] + (f"; AMX is not at work: {_REASON}" if _HAS_AMX and _CHOICE is None and _REASON else "")
 """How products of bfloat16 run in this process."""
 
-_WAY = chosen("FASTMLP_HIGH", WAYS)
 
-_SPLITS = _WAY == "split" or (_WAY is None and UNIT == "amx")
+HIGH_PARTS, HIGHEST_PARTS = 2, 3
+"""Parts of an operand of products of each precision, where they split."""
 
-HIGH = (
-    f"three products of bfloat16 parts, {BFLOAT16}" + ("" if _WAY == "split" else ", where they are large")
-    if _SPLITS
-    else HIGH_IN_FLOAT32
-)
+_WAYS = {
+    HIGH_PARTS: chosen("FASTMLP_HIGH", WAYS) or ("large" if UNIT == "amx" else "float32"),
+    HIGHEST_PARTS: "float32" if UNAVAILABLE else chosen("FASTMLP_HIGHEST", WAYS) or "float32",
+}
+"""How products run by the parts that they may be split in. Six products by AMX's tiles are reckoned to take 0.6 to 1.1
+times as long as float32's own, so they are for who has measured it."""
+
+
+def _told(parts: int, products: str, otherwise: str) -> str:
+    """How products that may be split in so many parts run, for people."""
+    if _WAYS[parts] == "float32":
+        return otherwise
+    return f"{products} products of bfloat16 parts, {BFLOAT16}" + (", where they are large" * (_WAYS[parts] == "large"))
+
+
+HIGH = _told(HIGH_PARTS, "three", HIGH_IN_FLOAT32)
 """How products of precision "high" run in this process."""
+
+HIGHEST = _told(HIGHEST_PARTS, "six", HIGHEST_IN_FLOAT32)
+"""How products of float32 of precision "highest" run in this process."""
 
 LEAST_WEIGHTS, LEAST_PRODUCT = 1 << 16, 1 << 24
 """Weights of a network's largest layer, and multiply-adds of a single product, from which on AMX's tiles do better by
 splitting. Reckoned, not yet measured: the tiles' peak is 8 to 14 times float32's, of which a third is left."""
 
 
+def _pays(parts: int, size: int, least: int) -> bool:
+    way = _WAYS[parts]
+    return way == "split" or (way == "large" and size >= least)
+
+
 def parts_of_operands(network: Network) -> int:
     """In how many parts of bfloat16 the network's products take their operands; 0: they are float32 or float64."""
     if network.bfloat16:
         return 1
+    if network.dtype != np.float32:
+        return 0
+    parts = HIGH_PARTS if network.high else HIGHEST_PARTS
     largest = max(layer.inputs * layer.outputs for layer in network.layers)
-    return 2 if network.high and _SPLITS and (_WAY == "split" or largest >= LEAST_WEIGHTS) else 0
+    return parts if _pays(parts, largest, LEAST_WEIGHTS) else 0
 
 
-def splits_product(n: int, k: int, m: int) -> bool:
-    """Whether the product [n, k] @ [k, m] of precision "high" is one of parts."""
-    return _SPLITS and (_WAY == "split" or n * k * m >= LEAST_PRODUCT)
+def parts_of_product(n: int, k: int, m: int, dtype: np.dtype, parts: int) -> int:
+    """As `parts_of_operands`, of a single product [n, k] @ [k, m]; `parts`: 1 of bfloat16, 2 of precision "high"."""
+    if parts == 1 or dtype != np.float32:
+        return parts
+    wanted = parts or HIGHEST_PARTS
+    return wanted if _pays(wanted, n * k * m, LEAST_PRODUCT) else 0
+
+
+def splits_whole_float32() -> bool:
+    """Whether products of float32 arrays of precision "highest" may be split."""
+    return _WAYS[HIGHEST_PARTS] != "float32"

@@ -183,7 +183,7 @@ class Workspace:
         self.few_rows, self.few_tables = 0, (0, 0)
         if self.parts:
             # Rounding on the way is free while memory is waited for: for one row, and where weights lie beyond L2.
-            waits = network.high or network.size * dtype.itemsize > cache_bytes("L2")
+            waits = self.parts > 1 or network.size * dtype.itemsize > cache_bytes("L2")
             self.few_rows = FEW_ROWS if waits else 1
             few = [self._new(self.few_rows * layer.outputs, dtype) for layer in layers]
             few_layers, few_plan = _tables(network, few, few)

@@ -21,7 +21,7 @@ from .memory import DeviceArray, adopt, device, empty
 from .memory import hosted as _hosted
 from .memory import to_device as resident
 from .mirror import Mirror
-from .tensor_cores import BFLOAT16, FLOAT16, HIGH, describe
+from .tensor_cores import BFLOAT16, FLOAT16, HIGH, HIGHEST, describe
 from .tensor_cores import why_not as why_no_tensor_cores
 from .workspace import Workspace
 
@@ -50,6 +50,7 @@ __all__ = [
     "BFLOAT16",
     "FLOAT16",
     "HIGH",
+    "HIGHEST",
     "DeviceArray",
     "Mirror",
     "Workspace",

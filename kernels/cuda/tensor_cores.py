@@ -19,6 +19,9 @@ FLOAT16 = BFLOAT16
 HIGH = "three products of bfloat16 parts on tensor cores where that is faster, else float32's own multiply-adds"
 """How products of precision "high" run."""
 
+HIGHEST = "six products of bfloat16 parts on tensor cores where that is faster, else float32's own multiply-adds"
+"""How products of precision "highest" run."""
+
 FAST_CAPABILITIES = ((8, 0), (9, 0), (10, 0), (10, 3))
 """Devices whose tensor cores multiply bfloat16 at 14 times the rate of float32's units or more, by the data sheets.
 

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from ..contract import EMULATED
+from ..contract import EMULATED, HIGHEST_IN_FLOAT32
 from ..timeline import Timed, python_stamp_ticks
 from . import bias_add as _bias_add
 from . import forward as _forward
@@ -34,6 +34,9 @@ FLOAT16 = EMULATED
 
 HIGH = f"three products of bfloat16 parts, {EMULATED}"
 """How products of precision "high" run."""
+
+HIGHEST = HIGHEST_IN_FLOAT32
+"""How products of precision "highest" run."""
 
 
 def _quiet(operation: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:

@@ -14,10 +14,9 @@ def split(x: np.ndarray, high: np.ndarray, low: np.ndarray) -> None:
     for x_, high_, low_ in blocks(x, high, low):
         round_bfloat16(x_, high_)
         toward_zero = (x_.view(np.uint32) & _UPPER_HALF).view(np.float32)
-        np.copyto(high_, toward_zero, where=np.isinf(high_))
-        np.copyto(high_, np.nan, where=np.isinf(x_))
+        np.copyto(high_, toward_zero, where=np.isinf(high_) & np.isfinite(x_))
         np.subtract(x_, high_, out=low_)
-        np.copyto(low_, 0, where=np.isnan(high_))
+        np.copyto(low_, 0, where=np.isnan(low_))
         round_bfloat16(low_, low_)
 
 
@@ -47,6 +46,9 @@ class SplitProducts:
         for left, right in ((a_high, b_low), (a_low, b_high)):
             np.matmul(left, right, out=term)
             np.add(out, term, out=out)
+        if not np.isfinite(out).all():
+            np.matmul(a.T if transpose_a else a, b.T if transpose_b else b, out=term)
+            np.copyto(out, term, where=~np.isfinite(out))
 
 
 def products_of(network: Network, rows: int, training: bool) -> SplitProducts:

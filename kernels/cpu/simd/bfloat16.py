@@ -9,7 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .memory import emit_lane_mask, emit_masked_load, emit_masked_store, emit_store
-from .registers import HAS_BFLOAT16, I32, I64, PAIR, Pair, Rounded, Vector, lanes_of, llvm_vector
+from .registers import HAS_BFLOAT16, I32, I64, PAIRS, Pair, Rounded, Vector, lanes_of, llvm_vector
 from .vectors import emit_call
 
 
@@ -53,7 +53,7 @@ def _rounded_bits(builder, value):
 
 @intrinsic
 def high_part(typingctx, x):
-    """The high part of a float32, as contract.HIGH defines it: rounded to bfloat16, but never beyond its range."""
+    """The high part of a float32, as contract.HIGH defines it: rounded to bfloat16, but never to Inf."""
 
     def codegen(context, builder, sig, args):
         (value,) = args
@@ -62,12 +62,23 @@ def high_part(typingctx, x):
         bits = builder.bitcast(value, integers)
         nearest = builder.and_(_rounded_bits(builder, value), upper)
         leaves = builder.icmp_unsigned("==", builder.and_(nearest, infinity), infinity)
-        chosen = builder.and_(builder.select(leaves, bits, nearest), upper)
-        finite = builder.icmp_unsigned("!=", builder.and_(bits, infinity), infinity)
-        not_a_number = ir.Constant(integers, [0x7FC00000] * integers.count)
-        return builder.bitcast(builder.select(finite, chosen, not_a_number), value.type)
+        cut_off = builder.and_(leaves, builder.fcmp_ordered("ord", value, value))
+        return builder.bitcast(builder.and_(builder.select(cut_off, bits, nearest), upper), value.type)
 
     return x(x), codegen
+
+
+@intrinsic
+def numbers_of_pair(typingctx, p):
+    """(first, second): the two numbers of the pair at p, as float32."""
+    both = types.UniTuple(types.float32, 2)
+
+    def codegen(context, builder, sig, args):
+        bits = builder.bitcast(builder.load(args[0]), I32)
+        halves = builder.shl(bits, I32(16)), builder.and_(bits, I32(0xFFFF0000))
+        return context.make_tuple(builder, both, [builder.bitcast(half, ir.FloatType()) for half in halves])
+
+    return both(p), codegen
 
 
 @intrinsic
@@ -90,7 +101,7 @@ def pairs_of(typingctx, first, second):
         high = builder.and_(high, ir.Constant(integers, [0xFFFF0000] * count))
         return builder.bitcast(builder.or_(low, high), vector)
 
-    return Vector(PAIR)(first, second), codegen
+    return Vector(PAIRS[0])(first, second), codegen
 
 
 def _neighbours(builder, value):

@@ -10,7 +10,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
 
-from .registers import I64, PAIR, SPLIT_PAIR, Pointer, lanes_of, llvm_element
+from .registers import I64, PAIRS, Pointer, lanes_of, llvm_element
 
 
 @intrinsic
@@ -48,7 +48,7 @@ def _typed_pointer_at(dtype):
 
 int64_at, float64_at = _typed_pointer_at(types.int64), _typed_pointer_at(types.float64)
 float32_at = _typed_pointer_at(types.float32)
-pairs_at, split_pairs_at = _typed_pointer_at(PAIR), _typed_pointer_at(SPLIT_PAIR)
+pairs_at, pairs_in_two_at, pairs_in_three_at = map(_typed_pointer_at, PAIRS)
 """The pointer to int64, float64, float32 or pairs at an integer address in bytes."""
 
 

@@ -48,7 +48,7 @@ HAS_BFLOAT16 = _has_bfloat16()
 class Pair(types.Type):
     """Two bfloat16, the first in the lower half of 32 bits: neighbours along the depth of a matrix product.
 
-    `parts` are how many such matrices stand for one of float32: 1, rounded, or 2, split (contract.HIGH).
+    `parts` are how many such matrices stand for one of float32: 1, rounded, or 2 or 3, split (contract.HIGH, HIGHEST).
     """
 
     bitwidth = 32
@@ -58,7 +58,7 @@ class Pair(types.Type):
         super().__init__(name=f"Pair({parts})")
 
 
-PAIR, SPLIT_PAIR = Pair(1), Pair(2)
+PAIRS = Pair(1), Pair(2), Pair(3)
 
 
 class Rounded(types.Type):
