@@ -243,48 +243,66 @@ def _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_ro
 
 
 @jit
+def _multiply_chunk(
+    me, rows, columns, slab, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
+    c, c_row, floor, packed, capacity, scratch, ahead, division, chunk, last,
+):  # fmt: skip
+    """(i, j, rows, columns, block, block_row, last): this chunk of C, of `_slab`'s, multiplied.
+
+    `last` is the column of C whose panels this member has copied, -1 at first.
+    """
+    specialised()
+    is_turned, copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_columns, strip = division
+    depth = slab_end(slab) - slab_start(slab)
+    copies = packed + me[RANK] * capacity
+    tile = pointer_at(0, packed)
+    if copies_a:
+        tile, copies = copies, copies + TILE_ROOM
+    limit = floor if parts_of(a) == 1 else element(c, -np.inf)
+    i, j, count, width = chunk_block(chunk, rows, columns, block_rows, block_columns, strip)
+    if c_row == 0:
+        block, block_row = scratch + me[RANK] * (BLOCK_VECTORS * lanes(c)), width
+    else:
+        block, block_row = c + (i * c_row + j), c_row
+    a_block, b_block = a + i * a_row, b + j * (b_step if transposed else 1)
+    start_block = start + (i * start_row + j * start_step)
+    if columns == 1:
+        multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, limit)
+    elif is_turned:
+        b_row, b_column = (b_step, 1) if transposed else (1, b_step)
+        multiply_column(width, depth, b_block, b_row, b_column, a_block, start_block, start_step, block, limit)
+    else:
+        wanted = panels if transposed or b_is_far or j == last or count >= TALL else 0
+        multiply_block(
+            me, count, width, slab, rows == 1, a_block, a_row, a_step, tile, a_is_far, b_block, b_step, transposed,
+            b_is_far, wanted, copies, is_kept, j != last, start_block, start_row, start_step, block, block_row,
+            limit, ahead, i, j,
+        )  # fmt: skip
+        last = j if wanted > 0 else last
+    mend(
+        count, width, depth, a_block, a_row, a_step, b_block, b_step, transposed, start_block, start_row,
+        start_step, block, block_row, floor,
+    )  # fmt: skip
+    return i, j, count, width, block, block_row, last
+
+
+@jit
 def _slab(
     shared, me, rows, columns, slab, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
     c, c_row, floor, packed, capacity, scratch, ahead, after_block, is_last, extras,
 ):  # fmt: skip
     """A phase: as `product`, of one slab, as `multiply_block` has it; `after_block` is called where it `is_last`."""
     depth = slab_end(slab) - slab_start(slab)
-    is_turned, copies_a, a_is_far, b_is_far, panels, is_kept, block_rows, block_columns, strip = _division(
-        me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity
-    )
-    copies = packed + me[RANK] * capacity
-    tile = pointer_at(0, packed)
-    if copies_a:
-        tile, copies = copies, copies + TILE_ROOM
-    limit = floor if parts_of(a) == 1 else element(c, -np.inf)
+    division = _division(me, rows, columns, depth, a, a_row, a_step, b, transposed, c, c_row, capacity)
+    _, _, _, _, _, _, block_rows, block_columns, _ = division
     down, across = chunks_of(rows, columns, block_rows, block_columns)
     chunks = down * across
     last = -1
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
-        i, j, count, width = chunk_block(chunk, rows, columns, block_rows, block_columns, strip)
-        if c_row == 0:
-            block, block_row = scratch + me[RANK] * (BLOCK_VECTORS * lanes(c)), width
-        else:
-            block, block_row = c + (i * c_row + j), c_row
-        a_block, b_block = a + i * a_row, b + j * (b_step if transposed else 1)
-        start_block = start + (i * start_row + j * start_step)
-        if columns == 1:
-            multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, limit)
-        elif is_turned:
-            b_row, b_column = (b_step, 1) if transposed else (1, b_step)
-            multiply_column(width, depth, b_block, b_row, b_column, a_block, start_block, start_step, block, limit)
-        else:
-            wanted = panels if transposed or b_is_far or j == last or count >= TALL else 0
-            multiply_block(
-                me, count, width, slab, rows == 1, a_block, a_row, a_step, tile, a_is_far, b_block, b_step, transposed,
-                b_is_far, wanted, copies, is_kept, j != last, start_block, start_row, start_step, block, block_row,
-                limit, ahead, i, j,
-            )  # fmt: skip
-            last = j if wanted > 0 else last
-        mend(
-            count, width, depth, a_block, a_row, a_step, b_block, b_step, transposed, start_block, start_row,
-            start_step, block, block_row, floor,
+        i, j, count, width, block, block_row, last = _multiply_chunk(
+            me, rows, columns, slab, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step,
+            c, c_row, floor, packed, capacity, scratch, ahead, division, chunk, last,
         )  # fmt: skip
         stamp(me, WORK)
         if is_last:
