@@ -6,6 +6,7 @@ import numpy as np
 
 from . import kernels
 from .kernels.arrays import as_network_dtype
+from .kernels.contract import ACTIVATIONS, LOSSES, OPTIMIZERS
 from .network import MLP
 
 
@@ -34,14 +35,22 @@ def _stages(dtype: str, precision: str) -> Iterator[str]:
         net.gradients(x, t)
         net.predict(x)
         net.predict(x[:1])
-    labels = np.zeros(2, np.int64)
-    MLP(widths, loss="cross_entropy", dtype=dtype, backend="cpu").train_step(x, labels)
+    yield "activations"
+    for activation in ACTIVATIONS:
+        MLP((3, 2, 2), activation, dtype=dtype, backend="cpu").train_step(x, t)
+    yield "losses"
+    for name, loss in LOSSES.items():
+        for ins, outs in ((256, 256), (3, 2)):
+            target = np.zeros(2, np.int64) if loss.target == "classes" else np.ones((2, outs), net.dtype)
+            MLP((ins, outs), loss=name, dtype=dtype, backend="cpu").train_step(np.ones((2, ins), net.dtype), target)
+    net.loss(x, t)
+    yield "optimizers"
+    for optimizer in OPTIMIZERS:
+        MLP(widths, optimizer=optimizer, dtype=dtype, backend="cpu").train_step(x, t)
     yield "prediction"
     net.predict(np.ones((200_000, 3), net.dtype))
     x.flags.writeable = False  # another type to compiled code
     net.predict(x)
-    yield "losses"
-    net.loss(x, t)
     small, row, large = (np.ones(shape, net.dtype) for shape in ((2, 2), 2, (256, 256)))
     yield "matmul"
     kernels.matmul(small, small, backend="cpu")

@@ -120,7 +120,7 @@ def test_the_rows_addresses_are_no_chain_of_additions(dtype):
 
 def test_what_an_update_changes_is_asked_for_to_write(dtype):
     """Weights and the optimiser's slots were read by the other cores too: one request instead of two."""
-    settings = optimizers.settings_of(Optimizer("adam"), OPTIMIZERS["adam"].code)
+    settings = optimizers.settings_of(Optimizer("adam"), OPTIMIZERS["adam"].code, np.dtype(np.float32))
 
     @compiled
     def call(settings, w, slot0, slot1):

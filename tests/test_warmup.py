@@ -18,7 +18,7 @@ import sys
 import numpy as np
 import fastmlp
 from fastmlp import kernels
-from fastmlp.kernels.contract import LOSSES, OPTIMIZERS
+from fastmlp.kernels.contract import ACTIVATIONS, LOSSES, OPTIMIZERS
 
 rng = np.random.default_rng(0)
 fastmlp.set_num_threads(2)
@@ -34,6 +34,11 @@ for loss in LOSSES:
             net.train_step(x, t), net.gradients(x, t), net.loss(x, t), net.predict(x), net.predict(x[:1])
             x.flags.writeable = False
             net.predict(x)
+for activation in ACTIVATIONS:
+    for widths in ((5, 7, 3), (190, 70, 3)):
+        x, t = rng.random((40, widths[0]), np.float32), rng.random((40, 3), np.float32)
+        net = fastmlp.MLP(widths, activation=activation, dtype=sys.argv[1], precision=sys.argv[2])
+        net.fit(x, t, epochs=1, progress=False), net.predict(x)
 x, w, b = rng.random((300, 200), np.float32), rng.random((200, 300), np.float32), rng.random(300, np.float32)
 kernels.matmul(x, w), kernels.matmul(x, x, transpose_a=True), kernels.matmul(x[:2], w)
 kernels.matmul(x, w, dtype="bfloat16" if sys.argv[1] == "bfloat16" else None, precision=sys.argv[2])
@@ -62,6 +67,21 @@ def test_after_the_command_nothing_is_left_to_compile(tmp_path, dtype, precision
     done = run(tmp_path, "-c", EVERYTHING, dtype, precision)
     assert done.returncode == 0, done.stderr
     assert entries(tmp_path) == warm
+
+
+def test_a_network_compiles_the_routines_that_it_has_and_no_others(tmp_path):
+    program = """
+import numpy as np, fastmlp, sys
+for activation, loss, optimizer in (("relu", "mse", "sgd"), ("tanh", "cross_entropy", "adam"))[: int(sys.argv[1])]:
+    net = fastmlp.MLP((5, 7, 3), activation, loss=loss, optimizer=optimizer, backend="cpu")
+    net.train_step(np.ones((4, 5)), np.eye(4, 3) + np.eye(4, 3, -3))
+"""
+    for networks, expected in ((1, set()), (2, {"activate_tanh", "back_tanh", "block_loss_2", "adam_block"})):
+        done = run(tmp_path, "-c", program, str(networks))
+        assert done.returncode == 0, done.stderr
+        made_by = "activations", "losses", "across_losses", "optimizers"
+        kept = [path.name.partition("-")[0].split(".")[-2:] for path in entries(tmp_path) if path.suffix != ".json"]
+        assert {name for module, name in kept if module in made_by} == expected
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])

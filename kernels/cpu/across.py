@@ -57,6 +57,7 @@ from .tables import (
     BLOCK,
     COPIES,
     COPY_SIZE,
+    DERIVATIVE,
     GRADIENT,
     GRADIENT0,
     GRADIENT_ROW,
@@ -65,6 +66,7 @@ from .tables import (
     LAYER_FIELDS,
     LAYERS,
     LOSS,
+    LOSS_ROUTINE,
     OUTPUT,
     OUTPUTS,
     PARTIAL,
@@ -191,8 +193,8 @@ def _block(me, plan, layers, batch, n, columns, x, by_rows, t, has_labels, w, to
     layer = layers + last * LAYER_FIELDS
     m, g = layer[OUTPUTS], arena + plan[GRADIENT0 + last % 2]
     mark(me, IN_LOSS, last)
-    value = block_loss(plan[LOSS], batch, n, m, columns, below, t, has_labels, g)
-    multiply_by_derivative(layer[ACTIVATION], 1, m * columns, g, 0, arena + layer[SAVED], 0)
+    value = block_loss(plan[LOSS], plan[LOSS_ROUTINE], batch, n, m, columns, below, t, has_labels, g)
+    multiply_by_derivative(layer[DERIVATIVE], 1, m * columns, g, 0, arena + layer[SAVED], 0)
     stamp(me, WORK)
     for index in range(last, -1, -1):
         layer = layers + index * LAYER_FIELDS
@@ -209,7 +211,7 @@ def _block(me, plan, layers, batch, n, columns, x, by_rows, t, has_labels, w, to
             mark(me, IN_INPUT_GRADIENT, index)
             multiply(k, columns, m, w + layer[WEIGHTS], m, 1, g, columns, zeros, 0, dx, columns, floor, False)
             stamp(me, WORK)
-            multiply_by_derivative(before[ACTIVATION], 1, k * columns, dx, 0, arena + before[SAVED], 0)
+            multiply_by_derivative(before[DERIVATIVE], 1, k * columns, dx, 0, arena + before[SAVED], 0)
             stamp(me, EPILOGUE)
     return value
 

@@ -1,10 +1,13 @@
 """J and its gradient for feature-major outputs y[m, columns], of which n columns are rows of the batch."""
 
-from .compile import jit
+from numba import types
+
+from .compile import Routine, jit
 from .elementary import exp, log, sigmoid
 from .losses import (
     BINARY_CROSS_ENTROPY,
     BINARY_LOG_LOSS,
+    CROSS_ENTROPY,
     HALF_MSE,
     LOG_LOSS,
     MSE,
@@ -16,6 +19,7 @@ from .losses import (
     surprise_bounds,
 )
 from .simd import (
+    float64_from,
     keep_first,
     lanes,
     load,
@@ -99,13 +103,42 @@ def _softmax(loss, n, m, columns, y, t, has_labels, dy, divisor):
     return wide_total(part)
 
 
+def _binary_block(loss):
+    def block_loss(batch, n, m, columns, y, t, has_labels, dy):
+        return _binary(loss, n, m, columns, y, t, dy, batch * m if loss == BINARY_CROSS_ENTROPY else batch)
+
+    return block_loss
+
+
+def _softmax_block(loss):
+    def block_loss(batch, n, m, columns, y, t, has_labels, dy):
+        return _softmax(loss, n, m, columns, y, t, has_labels != 0, dy, batch)
+
+    return block_loss
+
+
+def _block_of(p):
+    count = types.int64
+    return types.float64(count, count, count, count, p, p, count, p)
+
+
+ROUTINES_ACROSS = {
+    loss: Routine(made_by(loss), _block_of, f"block_loss_{loss}")
+    for loss, made_by in (
+        (CROSS_ENTROPY, _softmax_block),
+        (LOG_LOSS, _softmax_block),
+        (BINARY_CROSS_ENTROPY, _binary_block),
+        (BINARY_LOG_LOSS, _binary_block),
+    )
+}
+"""As losses.ROUTINES, of `block_loss`."""
+
+
 @jit
-def block_loss(loss, batch, n, m, columns, y, t, has_labels, dy):
+def block_loss(loss, routine, batch, n, m, columns, y, t, has_labels, dy):
     """What n rows of y[m, columns] add to a batch's J, not yet divided by its size; dJ/dy to dy[m, columns]."""
     if loss == MSE:
         return _squares(n, m, columns, y, t, dy, batch * m * 0.5)
     if loss == HALF_MSE:
         return _squares(n, m, columns, y, t, dy, batch * 1.0)
-    if loss in (BINARY_CROSS_ENTROPY, BINARY_LOG_LOSS):
-        return _binary(loss, n, m, columns, y, t, dy, batch * m if loss == BINARY_CROSS_ENTROPY else batch)
-    return _softmax(loss, n, m, columns, y, t, has_labels, dy, batch)
+    return float64_from(routine, (batch, n, m, columns, y, t, 1 if has_labels else 0, dy))

@@ -1,15 +1,21 @@
-"""The activations and their derivatives on a block that is still in the cache: rows x columns, strided rows."""
+"""The activations and their derivatives on a block that is still in the cache: rows x columns, strided rows.
+
+Compiled code is given an activation as its way: the code of one that is part of every kernel, else the address of a
+routine, for most networks have one or two, and a kernel with all of them takes a second longer to compile.
+"""
 
 import math
 
 import numpy as np
+from numba import types
 
 from ..contract import ACTIVATIONS, LEAKY_SLOPE
-from .compile import jit
+from .compile import Routine, jit
 from .elementary import SINE_END, cos, erf, exp, sigmoid, sin, softplus, tanh
 from .simd import (
     absolute,
     any_lane,
+    call_at,
     element,
     fma,
     lanes,
@@ -17,7 +23,6 @@ from .simd import (
     load_first,
     load_first_of_pairs,
     select,
-    specialised,
     store,
     store_first,
 )
@@ -52,21 +57,36 @@ def _silu(z):
 
 
 @jit
-def _activated(code, z):
-    if code == RELU:
-        return _relu(z)
-    if code == LEAKY_RELU:
-        return _leaky_relu(z)
-    if code == TANH:
-        return tanh(z)
-    if code == SIGMOID:
-        return sigmoid(z)
-    if code == GELU:
-        return _gelu(z)
-    return _silu(z) if code == SILU else softplus(z)
+def floor_of(way, like):
+    """What a matrix product may cut its result off at, so that relu costs no pass of its own: 0 for relu, else -inf."""
+    return element(like, 0.0) if way == RELU else element(like, -np.inf)
 
 
 @jit
+def copy_block(rows, columns, source, source_row, target, target_row):
+    """Target = source."""
+    for i in range(rows):
+        for j in range(0, columns, lanes(source)):
+            count = min(lanes(source), columns - j)
+            store_first(target + (i * target_row + j), load_first(source + (i * source_row + j), count), count)
+
+
+def _over_block(activated):
+    """A block's function of one for vectors."""
+
+    def activate_block(rows, columns, block, block_row):
+        for i in range(rows):
+            row = block + i * block_row
+            whole = columns // lanes(block) * lanes(block)
+            for j in range(0, whole, lanes(block)):
+                store(row + j, activated(load(row + j)))
+            if whole < columns:
+                left = columns - whole
+                store_first(row + whole, activated(load_first(row + whole, left)), left)
+
+    return activate_block
+
+
 def _sine_block(rows, columns, block, block_row):
     for i in range(rows):
         row = block + i * block_row
@@ -80,49 +100,41 @@ def _sine_block(rows, columns, block, block_row):
                 store_first(row + j, sin(z), count)
 
 
-@jit
-def floor_of(code, like):
-    """What a matrix product may cut its result off at, so that relu costs no pass of its own: 0 for relu, else -inf."""
-    return element(like, 0.0) if code == RELU else element(like, -np.inf)
+def _block(pointer):
+    return types.void(types.int64, types.int64, pointer, types.int64)
+
+
+_ROUTINES = {
+    code: Routine(function, _block, f"activate_{name}")
+    for code, name, function in (
+        (LEAKY_RELU, "leaky_relu", _over_block(_leaky_relu)),
+        (TANH, "tanh", _over_block(tanh)),
+        (SIGMOID, "sigmoid", _over_block(sigmoid)),
+        (GELU, "gelu", _over_block(_gelu)),
+        (SILU, "silu", _over_block(_silu)),
+        (SOFTPLUS, "softplus", _over_block(softplus)),
+        (SINE, "sine", _sine_block),
+    )
+}
+
+_relu_block = jit(_over_block(_relu))
+
+
+def way_of(activation: str, dtype: np.dtype) -> int:
+    """The way of an activation for blocks of this element type, compiled if need be."""
+    code = ACTIVATIONS[activation].code
+    return _ROUTINES[code].address(dtype) if code in _ROUTINES else code
 
 
 @jit
-def copy_block(rows, columns, source, source_row, target, target_row):
-    """Target = source."""
-    for i in range(rows):
-        for j in range(0, columns, lanes(source)):
-            count = min(lanes(source), columns - j)
-            store_first(target + (i * target_row + j), load_first(source + (i * source_row + j), count), count)
-
-
-@jit
-def _activate_block(code, rows, columns, block, block_row):
-    specialised()
-    for i in range(rows):
-        row = block + i * block_row
-        whole = columns // lanes(block) * lanes(block)
-        for j in range(0, whole, lanes(block)):
-            store(row + j, _activated(code, load(row + j)))
-        if whole < columns:
-            left = columns - whole
-            store_first(row + whole, _activated(code, load_first(row + whole, left)), left)
-
-
-@jit
-def activate(code, rows, columns, block, block_row):
+def activate(way, rows, columns, block, block_row):
     """Block = activation(block)."""
     if block_row == columns:  # nothing lies between the rows: one long row has fewer vectors that are not whole
         rows, columns = min(rows, 1), rows * columns
-    if code == SINE:
-        _sine_block(rows, columns, block, block_row)
-    elif code == RELU:  # to choose the function for each vector would show with the most frequent ones
-        _activate_block(RELU, rows, columns, block, block_row)
-    elif code == TANH:
-        _activate_block(TANH, rows, columns, block, block_row)
-    elif code == SIGMOID:
-        _activate_block(SIGMOID, rows, columns, block, block_row)
-    elif code != IDENTITY:
-        _activate_block(code, rows, columns, block, block_row)
+    if way == RELU:
+        _relu_block(rows, columns, block, block_row)
+    elif way != IDENTITY:
+        call_at(way, (rows, columns, block, block_row))
 
 
 @jit
@@ -164,22 +176,23 @@ def _softplus_back(dy, z):
     return dy * sigmoid(z)
 
 
-@jit
-def _back(code, dy, saved):
-    if code == RELU:
-        return _relu_back(dy, saved)
-    if code == LEAKY_RELU:
-        return _leaky_relu_back(dy, saved)
-    if code == TANH:
-        return _tanh_back(dy, saved)
-    if code == SIGMOID:
-        return _sigmoid_back(dy, saved)
-    if code == GELU:
-        return _gelu_back(dy, saved)
-    return _silu_back(dy, saved) if code == SILU else _softplus_back(dy, saved)
+def _back_over_block(back):
+    """A block's function of one for vectors of dy and of what was saved."""
+
+    def back_block(rows, columns, block, block_row, saved, saved_row):
+        for i in range(rows):
+            row, saved_at = block + i * block_row, saved + i * saved_row
+            whole = columns // lanes(block) * lanes(block)
+            for j in range(0, whole, lanes(block)):
+                store(row + j, back(load(row + j), load(saved_at + j)))
+            if whole < columns:
+                left = columns - whole
+                dy, saved_values = load_first(row + whole, left), load_first(saved_at + whole, left)
+                store_first(row + whole, back(dy, saved_values), left)
+
+    return back_block
 
 
-@jit
 def _sine_back(rows, columns, block, block_row, saved, saved_row):
     for i in range(rows):
         row, saved_at = block + i * block_row, saved + i * saved_row
@@ -193,52 +206,55 @@ def _sine_back(rows, columns, block, block_row, saved, saved_row):
                 store_first(row + j, load_first(row + j, count) * cos(z), count)
 
 
-@jit
-def _back_block(code, rows, columns, block, block_row, saved, saved_row):
-    specialised()
-    for i in range(rows):
-        row, saved_at = block + i * block_row, saved + i * saved_row
-        whole = columns // lanes(block) * lanes(block)
-        for j in range(0, whole, lanes(block)):
-            store(row + j, _back(code, load(row + j), load(saved_at + j)))
-        if whole < columns:
-            left = columns - whole
-            dy, saved_values = load_first(row + whole, left), load_first(saved_at + whole, left)
-            store_first(row + whole, _back(code, dy, saved_values), left)
+def _two_blocks(pointer):
+    return types.void(types.int64, types.int64, pointer, types.int64, pointer, types.int64)
+
+
+_BACK_ROUTINES = {
+    code: Routine(function, _two_blocks, f"back_{name}")
+    for code, name, function in (
+        (TANH, "tanh", _back_over_block(_tanh_back)),
+        (SIGMOID, "sigmoid", _back_over_block(_sigmoid_back)),
+        (GELU, "gelu", _back_over_block(_gelu_back)),
+        (SILU, "silu", _back_over_block(_silu_back)),
+        (SOFTPLUS, "softplus", _back_over_block(_softplus_back)),
+        (SINE, "sine", _sine_back),
+    )
+}
+
+_relu_back_block, _leaky_relu_back_block = jit(_back_over_block(_relu_back)), jit(_back_over_block(_leaky_relu_back))
+
+
+def way_back_of(activation: str, dtype: np.dtype) -> int:
+    """The way of an activation's derivative, as `way_of`."""
+    code = ACTIVATIONS[activation].code
+    return _BACK_ROUTINES[code].address(dtype) if code in _BACK_ROUTINES else code
 
 
 @jit
-def _back_block_of_pairs(code, rows, columns, block, block_row, saved, saved_row):
-    specialised()
+def _back_of_pairs(way, dy, y):
+    return _relu_back(dy, y) if way == RELU else _leaky_relu_back(dy, y)
+
+
+@jit
+def multiply_by_sign(way, rows, columns, block, block_row, saved, saved_row):
+    """What `multiply_by_derivative` does for relu and leaky_relu, from pairs across of y: its sign is all they need."""
     for i in range(rows):
         row, saved_at = block + i * block_row, saved + i * saved_row
         for j in range(0, columns, lanes(block)):
             count = min(lanes(block), columns - j)
             y = load_first_of_pairs(saved_at + j // 2, count)
-            store_first(row + j, _back(code, load_first(row + j, count), y), count)
+            store_first(row + j, _back_of_pairs(way, load_first(row + j, count), y), count)
 
 
 @jit
-def multiply_by_sign(code, rows, columns, block, block_row, saved, saved_row):
-    """What `multiply_by_derivative` does for relu and leaky_relu, from pairs across of y: its sign is all they need."""
-    if code == RELU:
-        _back_block_of_pairs(RELU, rows, columns, block, block_row, saved, saved_row)
-    else:
-        _back_block_of_pairs(LEAKY_RELU, rows, columns, block, block_row, saved, saved_row)
-
-
-@jit
-def multiply_by_derivative(code, rows, columns, block, block_row, saved, saved_row):
+def multiply_by_derivative(way_back, rows, columns, block, block_row, saved, saved_row):
     """Block = block * activation'(saved), where saved is y, or z for the activations that need it."""
     if block_row == columns and saved_row == columns:
         rows, columns = min(rows, 1), rows * columns
-    if code == SINE:
-        _sine_back(rows, columns, block, block_row, saved, saved_row)
-    elif code == RELU:
-        _back_block(RELU, rows, columns, block, block_row, saved, saved_row)
-    elif code == TANH:
-        _back_block(TANH, rows, columns, block, block_row, saved, saved_row)
-    elif code == SIGMOID:
-        _back_block(SIGMOID, rows, columns, block, block_row, saved, saved_row)
-    elif code != IDENTITY:
-        _back_block(code, rows, columns, block, block_row, saved, saved_row)
+    if way_back == RELU:
+        _relu_back_block(rows, columns, block, block_row, saved, saved_row)
+    elif way_back == LEAKY_RELU:
+        _leaky_relu_back_block(rows, columns, block, block_row, saved, saved_row)
+    elif way_back != IDENTITY:
+        call_at(way_back, (rows, columns, block, block_row, saved, saved_row))

@@ -1,4 +1,4 @@
-"""How kernels are compiled: `jit` for pieces, `entry` for what a team runs, `called` for what Python calls; the cache.
+"""How kernels are compiled: `jit` for pieces, `entry` for what a team runs, `Routine` for what it calls, the cache.
 
 Numba's own cache watches one source file a function and lets two writers swap files. Here a folder stands for one
 state of all kernel sources, library versions and CPU, and a file for one function and signature, replaced atomically
@@ -230,6 +230,27 @@ class Entry:
         compiled = c_function(run, self._function, signature)
         self._compiled[dtype.char] = compiled  # which holds the machine code
         self._addresses[dtype.char] = compiled.address
+        return compiled.address
+
+
+class Routine:
+    """A function of integers and pointers that compiled code calls at its address (simd.call_at).
+
+    It is compiled when an element type first needs it, and is no part of those that call it. `signature(p)` is Numba's,
+    p being the type of a pointer to elements; `name` is its own in the cache, where several are made by one function.
+    """
+
+    def __init__(self, function, signature, name):
+        function.__name__ = function.__qualname__ = name
+        self._function, self._signature = function, signature
+        self._compiled = {}
+
+    def address(self, dtype):
+        """Where the machine code for elements of this dtype begins."""
+        compiled = self._compiled.get(dtype.char)
+        if compiled is None:
+            signature = self._signature(Pointer(numba.from_dtype(dtype)))
+            compiled = self._compiled[dtype.char] = c_function(self._function, self._function, signature)
         return compiled.address
 
 

@@ -168,12 +168,12 @@ class Operation:
     """An operation on arrays that is judged and done by a direct function, given what it is bound to behind ENTRIES."""
 
     def __init__(self, function, *own, keeps=()):
-        self._function, self._own, self._keeps = function, own, keeps
-        self._entries = [0, 0]
+        self._function, self._keeps = function, keeps
+        self._numbers = [0, 0, *own]
 
     @functools.cached_property
     def _bound(self):
-        return self._function.bound(*self._entries, *self._own, keeps=self._keeps)
+        return self._function.bound(*self._numbers, keeps=self._keeps)
 
     @property
     def function(self):
@@ -187,13 +187,11 @@ class Operation:
 
     def learn(self, entry, dtype):
         """Let it run the entry, which is compiled, on elements of this dtype."""
-        place, address = dtype.itemsize // 8, entry.address(dtype)
-        if self._entries[place] != address:
-            self._entries[place] = address
-            self.write(ENTRIES + place, address)
+        self.write(ENTRIES + dtype.itemsize // 8, entry.address(dtype))
 
     def write(self, place, value):
-        """Change a number of its table, if that has been made."""
+        """Change a number of its table."""
+        self._numbers[place - ENTRIES] = value
         if "_bound" in self.__dict__:
             self.table[place] = value
 

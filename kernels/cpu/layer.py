@@ -112,52 +112,52 @@ def sum_tiles(i, j, rows, columns, block, block_row, width, sums):
 
 @jit
 def _after_input_gradient(i, j, rows, columns, block, block_row, extras):
-    activation, saved, width = extras
-    if activation != IDENTITY:
-        multiply_by_derivative(activation, rows, columns, block, block_row, saved + (i * width + j), width)
+    derivative, saved, width = extras
+    if derivative != IDENTITY:
+        multiply_by_derivative(derivative, rows, columns, block, block_row, saved + (i * width + j), width)
 
 
 @jit
-def input_gradient(shared, me, n, k, m, dz, w, dx, activation, saved, zeros, packed, capacity, scratch):
-    """dx[n, k] = dz[n, m] w[k, m]^T * activation'(saved[n, k]), which is dJ/dz of the layer before."""
-    ahead = reading_ahead(saved, k, 1, dx) if activation != IDENTITY else nothing_ahead(dx)
+def input_gradient(shared, me, n, k, m, dz, w, dx, derivative, saved, zeros, packed, capacity, scratch):
+    """dx[n, k] = dz[n, m] w[k, m]^T * derivative(saved[n, k]), which is dJ/dz of the layer before."""
+    ahead = reading_ahead(saved, k, 1, dx) if derivative != IDENTITY else nothing_ahead(dx)
     product(
         shared, me, n, k, m, dz, m, 1, w, m, True, zeros, 0, 0, dx, k, floor_of(IDENTITY, dx),
-        packed, capacity, scratch, ahead, _after_input_gradient, (activation, saved, k),
+        packed, capacity, scratch, ahead, _after_input_gradient, (derivative, saved, k),
     )  # fmt: skip
 
 
 @jit
 def _after_input_gradient_in_pairs(i, j, rows, columns, block, block_row, extras):
-    activation, saved, y, height, width, sums, across, down = extras
-    if activation in (RELU, LEAKY_RELU):
+    derivative, saved, y, height, width, sums, across, down = extras
+    if derivative in (RELU, LEAKY_RELU):
         row = steps_held(width, y)
-        multiply_by_sign(activation, rows, columns, block, block_row, y + (i * row + j // 2), row)
-    elif activation != IDENTITY:
-        multiply_by_derivative(activation, rows, columns, block, block_row, saved + (i * width + j), width)
+        multiply_by_sign(derivative, rows, columns, block, block_row, y + (i * row + j // 2), row)
+    elif derivative != IDENTITY:
+        multiply_by_derivative(derivative, rows, columns, block, block_row, saved + (i * width + j), width)
     sum_tiles(i, j, rows, columns, block, block_row, width, sums)
     pair_block(i, j, rows, columns, block, block_row, height, width, across, down)
 
 
 @jit
 def input_gradient_in_pairs(
-    shared, me, n, k, m, dz, w, across, down, sums, activation, saved, y, zeros, packed, capacity, scratch
+    shared, me, n, k, m, dz, w, across, down, sums, derivative, saved, y, zeros, packed, capacity, scratch
 ):
     """As `input_gradient`, but what is kept of dx are its pairs, and sums of its rows for db (sum_tiles).
 
     y is `across` of the layer before.
     """
     row = steps_held(m, dz)
-    if activation in (RELU, LEAKY_RELU):
+    if derivative in (RELU, LEAKY_RELU):
         ahead = reading_ahead(y, steps_held(k, y), 2, sums)
-    elif activation != IDENTITY:
+    elif derivative != IDENTITY:
         ahead = reading_ahead(saved, k, 1, sums)
     else:
         ahead = nothing_ahead(sums)
     product(
         shared, me, n, k, steps_of(m, dz), dz, row, 1, w, row, True, zeros, 0, 0, sums, 0, floor_of(IDENTITY, sums),
         packed, capacity, scratch, ahead, _after_input_gradient_in_pairs,
-        (activation, saved, y, n, k, sums, across, down),
+        (derivative, saved, y, n, k, sums, across, down),
     )  # fmt: skip
 
 

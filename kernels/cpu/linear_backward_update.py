@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..contract import ACTIVATIONS, GRADIENT_CODE, OPERATIONS, OPTIMIZERS
+from ..contract import GRADIENT_CODE, OPERATIONS, OPTIMIZERS
 from ..network import Optimizer
-from .activations import IDENTITY, copy_block, multiply_by_derivative
+from .activations import IDENTITY, copy_block, multiply_by_derivative, way_back_of
 from .compile import entry, jit
 from .direct import address
 from .layer import PART_ROWS, input_gradient, parts_of_batch, update_layer
@@ -18,8 +18,8 @@ from .workspace import products_for, room_for
 
 
 @jit
-def _activation_gradient(shared, me, n, m, activation, dy, saved, dz):
-    """A phase: dz[n, m] = dy * activation'(saved)."""
+def _activation_gradient(shared, me, n, m, derivative, dy, saved, dz):
+    """A phase: dz[n, m] = dy * derivative(saved)."""
     rows = chunk_rows(n)
     chunks = -(-n // rows)
     chunk = claim(shared, me, chunks)
@@ -27,7 +27,7 @@ def _activation_gradient(shared, me, n, m, activation, dy, saved, dz):
         start = chunk * rows * m
         count = min(rows, n - chunk * rows)
         copy_block(count, m, dy + start, m, dz + start, m)
-        multiply_by_derivative(activation, count, m, dz + start, m, saved + start, m)
+        multiply_by_derivative(derivative, count, m, dz + start, m, saved + start, m)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
 
@@ -36,13 +36,13 @@ def _activation_gradient(shared, me, n, m, activation, dy, saved, dz):
 def _linear_backward_update(
     shared, me, like, zeros_address, packed_address, capacity, scratch_address, settings_address, summing_address,
     total_address, updates, n, k, m, x_address, w_address, b_address, saved, dy, dz_address, dx, state_address,
-    activation,
+    derivative,
 ):  # fmt: skip
     zeros, packed = pointer_at(zeros_address, like), pointer_at(packed_address, like)
     scratch = pointer_at(scratch_address, like)
     x, w, b = pointer_at(x_address, like), pointer_at(w_address, like), pointer_at(b_address, like)
     dz, settings = pointer_at(dz_address, like), float64_at(settings_address)
-    _activation_gradient(shared, me, n, m, activation, pointer_at(dy, like), pointer_at(saved, like), dz)
+    _activation_gradient(shared, me, n, m, derivative, pointer_at(dy, like), pointer_at(saved, like), dz)
     if dx != 0:
         dx_at = pointer_at(dx, like)
         input_gradient(shared, me, n, k, m, dz, w, dx_at, IDENTITY, dz, zeros, packed, capacity, scratch)
@@ -74,15 +74,15 @@ def linear_backward_update(
 ) -> None:
     """See kernels/README.md; writes w, b, state, dz and, if it is not None, dx. `updates` counts from 1."""
     (n, k), m = x.shape, w.shape[1]
-    settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code)
+    settings = settings_of(optimizer, OPTIMIZERS[optimizer.name].code, w.dtype)
     summing, total = settings, 0
     if n > PART_ROWS:
-        summing, total = settings_of(optimizer, GRADIENT_CODE), room_for("total", (k + 1) * m, w.itemsize)
+        summing, total = settings_of(optimizer, GRADIENT_CODE, w.dtype), room_for("total", (k + 1) * m, w.itemsize)
     flops = OPERATIONS["linear_backward_update"].flops(n, k, m)
     products, crew = products_for(w.dtype, [Shape(min(n, PART_ROWS), m), Shape(m, k)], flops)
     job = (
         *products.addresses, address(settings), address(summing), total, updates - 1,
         n, k, m, address(x), address(w), address(b), address(saved), address(dy), address(dz),
-        0 if dx is None else address(dx), address(state), ACTIVATIONS[activation].code,
+        0 if dx is None else address(dx), address(state), way_back_of(activation, w.dtype),
     )  # fmt: skip
     conduct_by(crew, _linear_backward_update.address(w.dtype), job, flops)

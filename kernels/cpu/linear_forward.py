@@ -3,8 +3,10 @@
 import numpy as np
 
 from ..contract import ACTIVATIONS, DONE, JUDGED, OPERATIONS, REFUSED
+from .activations import way_of
 from .compile import entry
 from .direct import (
+    ENTRIES,
     PLAIN,
     WRITABLE,
     Operation,
@@ -36,9 +38,18 @@ def _linear_forward(shared, me, like, zeros, packed, capacity, scratch, n, k, m,
     )  # fmt: skip
 
 
+WAYS, UNKNOWN = ENTRIES + 2, -1
+"""Where a direct function's table has the ways of all activations for float32, and then for float64."""
+
+_CODES = len(ACTIVATIONS)
+
+
 @direct
 def _linear_forward_directly(known, arguments, count):
-    """(x, w, b, out, the activation's code) -> REFUSED, JUDGED or DONE, as matmul's: layers that one thread does."""
+    """(x, w, b, out, the activation's code) -> REFUSED, JUDGED or DONE, as matmul's: layers that one thread does.
+
+    It knows the ways of the activations that were asked for before.
+    """
     x, w, b, out = arguments[0], arguments[1], arguments[2], arguments[3]
     size, dtype = element_size(known, x), dtype_of(known, x)
     if size == 0:
@@ -56,20 +67,20 @@ def _linear_forward_directly(known, arguments, count):
     if may_share(out, written, b, m * size):
         return REFUSED
     flops = 2 * n * k * m
-    entry = entry_for(known, size)
-    if entry == 0 or flops >= PARALLEL_FLOPS:
+    entry, way = entry_for(known, size), known[WAYS + size // 8 * _CODES + integer_of(arguments[4])]
+    if entry == 0 or way == UNKNOWN or flops >= PARALLEL_FLOPS:
         return JUDGED
     job = stack_integers(13)
     # No zeros, for sums start from b; no room for copies and no scratch, for which there is too little work.
     job[0], job[1], job[2], job[3] = 0, 0, 0, 0
     job[4], job[5], job[6] = n, k, m
     job[7], job[8], job[9], job[10] = data_of(x), data_of(w), data_of(b), data_of(out)
-    job[11], job[12] = 0, integer_of(arguments[4])
+    job[11], job[12] = 0, way
     conducted_alone(entry, address_of(job), flops)
     return DONE
 
 
-directly = Operation(_linear_forward_directly)
+directly = Operation(_linear_forward_directly, *[UNKNOWN] * (2 * _CODES))
 """(x, w, b, out, code)."""
 
 
@@ -78,11 +89,12 @@ def linear_forward(
 ) -> None:
     """y[n, m] = activation(x @ w + b); the sum itself is written to z[n, m] if it is not None."""
     (n, k), m = x.shape, w.shape[1]
-    flops = OPERATIONS["linear_forward"].flops(n, k, m)
+    flops, way = OPERATIONS["linear_forward"].flops(n, k, m), way_of(activation, y.dtype)
     products, crew = products_for(y.dtype, [Shape(k, m)], flops)
     job = (
         *products.addresses, n, k, m, address(x), address(w), address(b), address(y),
-        0 if z is None else address(z), ACTIVATIONS[activation].code,
+        0 if z is None else address(z), way,
     )  # fmt: skip
     conduct_by(crew, _linear_forward.address(y.dtype), job, flops)
     directly.learn(_linear_forward, y.dtype)
+    directly.write(WAYS + y.dtype.itemsize // 8 * _CODES + ACTIVATIONS[activation].code, way)

@@ -6,7 +6,7 @@ from ..contract import LOSSES
 from ..network import Network
 from .compile import entry
 from .direct import address
-from .losses import MOST_CHUNKS, chunk_rows, mean_loss, rows_loss
+from .losses import MOST_CHUNKS, ROUTINES, chunk_rows, mean_loss, routine_of, rows_loss
 from .phases import RANK, claim, finish
 from .simd import float64_at, int64_at, pointer_at
 from .team import run
@@ -16,7 +16,7 @@ FLOPS_PER_ELEMENT = 20
 
 
 @entry
-def _loss(shared, me, like, partial_address, code, n, m, y_address, target_address, label_address, dy_address):
+def _loss(shared, me, like, partial_address, code, routine, n, m, y_address, target_address, label_address, dy_address):
     y, target, dy = pointer_at(y_address, like), pointer_at(target_address, like), pointer_at(dy_address, like)
     partial, labels = float64_at(partial_address), int64_at(label_address)
     rows = chunk_rows(n)
@@ -25,7 +25,9 @@ def _loss(shared, me, like, partial_address, code, n, m, y_address, target_addre
     while chunk >= 0:
         i, count = chunk * rows, min(rows, n - chunk * rows)
         named = labels + i if label_address != 0 else labels
-        partial[chunk] = rows_loss(code, n, count, m, y + i * m, target + i * m, named, dy + i * m, dy_address != 0)
+        partial[chunk] = rows_loss(
+            code, routine, n, count, m, y + i * m, target + i * m, named, dy + i * m, 1 if dy_address != 0 else 0
+        )
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
     if me[RANK] == 0:
@@ -39,7 +41,10 @@ def value_and_gradient(code: int, y: np.ndarray, target: np.ndarray, dy: np.ndar
     n, m = y.shape
     partial = np.empty(MOST_CHUNKS)
     target_address, label_address = (0, address(target)) if target.ndim == 1 else (address(target), 0)
-    job = address(partial), code, n, m, address(y), target_address, label_address, 0 if dy is None else address(dy)
+    job = (
+        address(partial), code, routine_of(code, ROUTINES, y.dtype), n, m, address(y), target_address, label_address,
+        0 if dy is None else address(dy),
+    )  # fmt: skip
     run(_loss, y.dtype, job, FLOPS_PER_ELEMENT * y.size)
     return float(partial[0])
 

@@ -2,13 +2,18 @@
 
 import math
 
+import numpy as np
+from numba import types
+
 from ..contract import LOSSES
-from .compile import jit
+from .compile import Routine, jit
 from .elementary import exp, log, log1p_exp_minus, sigmoid
 from .simd import (
     VECTOR_BYTES,
+    Pointer,
     address_of,
     element,
+    float64_from,
     keep_first,
     lanes,
     largest_lane,
@@ -167,8 +172,50 @@ def _softmax_row(loss, m, y, t, label, dy, wants_gradient, divisor):
     return least if value < least else most if value > most else value
 
 
+def _binary_rows(loss):
+    def rows_loss(n, rows, m, y, t, labels, dy, wants_gradient):
+        divisor = n * m if loss == BINARY_CROSS_ENTROPY else n
+        return _binary(loss, rows * m, y, t, dy, wants_gradient != 0, divisor)
+
+    return rows_loss
+
+
+def _softmax_rows(loss):
+    def rows_loss(n, rows, m, y, t, labels, dy, wants_gradient):
+        total, lost = 0.0, 0.0
+        for i in range(rows):
+            label = labels[i] if address_of(labels) != 0 else -1
+            part = _softmax_row(loss, m, y + i * m, t + i * m, label, dy + i * m, wants_gradient != 0, n)
+            total, lost = add_exactly(total, lost, part)
+        return corrected(total, lost)
+
+    return rows_loss
+
+
+def _rows_of(p):
+    count = types.int64
+    return types.float64(count, count, count, p, p, Pointer(types.int64), p, count)
+
+
+ROUTINES = {
+    loss: Routine(made_by(loss), _rows_of, f"rows_loss_{loss}")
+    for loss, made_by in (
+        (CROSS_ENTROPY, _softmax_rows),
+        (LOG_LOSS, _softmax_rows),
+        (BINARY_CROSS_ENTROPY, _binary_rows),
+        (BINARY_LOG_LOSS, _binary_rows),
+    )
+}
+"""Of the losses that are no part of every kernel, by their codes: `rows_loss` of rows as they lie."""
+
+
+def routine_of(loss: int, routines: dict[int, Routine], dtype: np.dtype) -> int:
+    """The address of a loss's routine among these, for this element type, compiled if need be; 0 where it has none."""
+    return routines[loss].address(dtype) if loss in routines else 0
+
+
 @jit
-def rows_loss(loss, n, rows, m, y, t, labels, dy, wants_gradient):
+def rows_loss(loss, routine, n, rows, m, y, t, labels, dy, wants_gradient):
     """What these rows of y[rows, m] add to a batch's J, not yet divided by its size; dJ/dy to dy[rows, m] if wanted.
 
     The targets are t[rows, m], or for cross-entropy labels[rows] where that pointer is not 0.
@@ -176,15 +223,8 @@ def rows_loss(loss, n, rows, m, y, t, labels, dy, wants_gradient):
     if loss == MSE:
         return _squares(rows * m, y, t, dy, wants_gradient, n * m / 2)
     if loss == HALF_MSE:
-        return _squares(rows * m, y, t, dy, wants_gradient, n)
-    if loss in (BINARY_CROSS_ENTROPY, BINARY_LOG_LOSS):
-        return _binary(loss, rows * m, y, t, dy, wants_gradient, n * m if loss == BINARY_CROSS_ENTROPY else n)
-    total, lost = 0.0, 0.0
-    for i in range(rows):
-        label = labels[i] if address_of(labels) != 0 else -1
-        part = _softmax_row(loss, m, y + i * m, t + i * m, label, dy + i * m, wants_gradient, n)
-        total, lost = add_exactly(total, lost, part)
-    return corrected(total, lost)
+        return _squares(rows * m, y, t, dy, wants_gradient, n * 1.0)
+    return float64_from(routine, (n, rows, m, y, t, labels, dy, wants_gradient))
 
 
 @jit

@@ -166,7 +166,7 @@ def stepper(
     if not reads_arrays() or workspace.parts or (target == 2 and network.widths[-1] == 1):
         return None
     code = GRADIENT_CODE if optimizer is None else OPTIMIZERS[optimizer.name].code
-    settings = settings_of(optimizer or Optimizer(), code)
+    settings = settings_of(optimizer or Optimizer(), code, network.dtype)
     entry, tables = way_of(workspace)
     function, _ = (_gradients_directly if optimizer is None else _step_directly).bound(
         id(network.dtype), network.dtype.itemsize, id(_INTEGER), network.widths[0], network.widths[-1], target,

@@ -52,6 +52,7 @@ from .tables import (
     BATCH_X,
     BIAS,
     CAPACITY,
+    DERIVATIVE,
     DZ_ACROSS0,
     DZ_DOWN0,
     GRADIENT0,
@@ -59,6 +60,7 @@ from .tables import (
     LAYER_FIELDS,
     LAYERS,
     LOSS,
+    LOSS_ROUTINE,
     OUTPUT,
     OUTPUTS,
     PACKED,
@@ -114,7 +116,7 @@ def _loss(shared, me, pairs, plan, layer, batch, n, target, labels, value, is_fi
     What these n rows add to J of a batch of `batch` is added to value[0], or where they are its first put there.
     """
     mark(me, IN_LOSS, plan[LAYERS] - 1)
-    m, activation = layer[OUTPUTS], layer[ACTIVATION]
+    m = layer[OUTPUTS]
     y, saved = pointer_at(layer[OUTPUT], target), pointer_at(layer[SAVED], target)
     index = plan[LAYERS] - 1
     dz = pointer_at(plan[GRADIENT0 + index % 2], target)
@@ -126,8 +128,10 @@ def _loss(shared, me, pairs, plan, layer, batch, n, target, labels, value, is_fi
         i = chunk * rows
         count = min(rows, n - i)
         named = labels + i if address_of(labels) != 0 else labels
-        partial[chunk] = rows_loss(plan[LOSS], batch, count, m, y + i * m, target + i * m, named, dz + i * m, True)
-        multiply_by_derivative(activation, count, m, dz + i * m, m, saved + i * m, m)
+        partial[chunk] = rows_loss(
+            plan[LOSS], plan[LOSS_ROUTINE], batch, count, m, y + i * m, target + i * m, named, dz + i * m, 1
+        )
+        multiply_by_derivative(layer[DERIVATIVE], count, m, dz + i * m, m, saved + i * m, m)
         if pairs is not None:
             sum_tiles(i, 0, count, m, dz + i * m, m, m, pointer_at(plan[SUMS0 + index % 2], target))
             across, down = _dz_across(plan, index, pairs), pointer_at(plan[DZ_DOWN0 + index % 2], pairs)
@@ -197,7 +201,7 @@ def _backward(shared, me, plan, layers, n, x, parameters, state, size, settings,
             below, dx = pointer_at(before[OUTPUT], x), pointer_at(plan[GRADIENT0 + (index - 1) % 2], x)
             mark(me, IN_INPUT_GRADIENT, index)
             input_gradient(
-                shared, me, n, k, m, dz, w, dx, before[ACTIVATION], pointer_at(before[SAVED], x), zeros, packed,
+                shared, me, n, k, m, dz, w, dx, before[DERIVATIVE], pointer_at(before[SAVED], x), zeros, packed,
                 plan[CAPACITY], scratch,
             )  # fmt: skip
         w0, b0 = state + layer[WEIGHTS], state + layer[BIAS]
@@ -228,7 +232,7 @@ def _backward_in_pairs(
                 shared, me, n, k, m, pointer_at(plan[DZ_ACROSS0 + index % 2], pairs),
                 pointer_at(layer[W_ACROSS], pairs),
                 _dz_across(plan, index - 1, pairs), pointer_at(plan[DZ_DOWN0 + (index - 1) % 2], pairs),
-                pointer_at(plan[SUMS0 + (index - 1) % 2], state), before[ACTIVATION],
+                pointer_at(plan[SUMS0 + (index - 1) % 2], state), before[DERIVATIVE],
                 pointer_at(before[SAVED], state), pointer_at(before[Y_ACROSS], pairs), zeros, packed, plan[CAPACITY],
                 scratch,
             )  # fmt: skip
@@ -338,7 +342,7 @@ def _run(
     entry, tables = way_of(workspace)
     job: tuple[int, ...] = (
         workspace.kept("parameters", parameters), parameters.size, state_address,
-        workspace.settings(optimizer, code), workspace.kept("losses", losses), len(losses),
+        workspace.settings(optimizer, code, network.dtype), workspace.kept("losses", losses), len(losses),
         *tables, address(x), target_address,
         label_address, 0 if order is None else address(order), len(x), start, batch_size, updates,
         0 if penalties is None else workspace.kept("penalties", penalties),

@@ -6,14 +6,17 @@ from collections.abc import Callable
 import numpy as np
 
 from ..caches import cache_bytes
-from ..contract import ACTIVATIONS, GRADIENT_CODE, LOSSES, forward_flops, step_flops
+from ..contract import GRADIENT_CODE, LOSSES, forward_flops, step_flops
 from ..cores import most_threads
 from ..network import Layer, Network, Optimizer, aligned_zeros
 from .across import block_rows, chunks_of, gradient_row, padded, runs_across
+from .across_losses import ROUTINES_ACROSS
+from .activations import way_back_of, way_of
+from .compile import Routine
 from .direct import address
 from .distance import members_together
 from .layer import PART_ROWS
-from .losses import MOST_CHUNKS
+from .losses import MOST_CHUNKS, ROUTINES, routine_of
 from .micro_kernels import BROAD
 from .optimizers import settings_of
 from .packing import TALL, Shape
@@ -39,6 +42,7 @@ from .tables import (
     LAYER_FIELDS,
     LAYERS,
     LOSS,
+    LOSS_ROUTINE,
     PACKED,
     PARTIAL,
     PLAN_FIELDS,
@@ -164,7 +168,7 @@ class Workspace:
             self._new(held * layer.outputs, dtype) if row_major and layer.saves_preactivation else output
             for layer, output in zip(layers, outputs, strict=True)
         ]
-        layers_table, plan = _tables(network, outputs, saved)
+        layers_table, plan = _tables(network, outputs, saved, ROUTINES if row_major else None)
         if self.parts:
             self._pairs(network, held, training, layers_table, plan)
         if row_major:
@@ -186,7 +190,7 @@ class Workspace:
             waits = self.parts > 1 or network.size * dtype.itemsize > cache_bytes("L2")
             self.few_rows = FEW_ROWS if waits else 1
             few = [self._new(self.few_rows * layer.outputs, dtype) for layer in layers]
-            few_layers, few_plan = _tables(network, few, few)
+            few_layers, few_plan = _tables(network, few, few, None)
             few_plan[ROWS] = self.few_rows
             few_plan[ZEROS], few_plan[PACKED], few_plan[CAPACITY], few_plan[SCRATCH] = self.products.addresses
             self.few_tables = self._kept(few_layers, few_plan)
@@ -205,7 +209,7 @@ class Workspace:
             plan[SQUARES] = self._new(PARTS * len(layers), np.dtype(np.float64))
             if rows > held:
                 plan[TOTAL] = self._new(network.size, dtype)
-                self._buffers.append(settings_of(Optimizer(), GRADIENT_CODE))
+                self._buffers.append(settings_of(Optimizer(), GRADIENT_CODE, dtype))
                 plan[SUMMING] = address(self._buffers[-1])
         self.nbytes = sum(buffer.nbytes for buffer in self._buffers) + self.products.nbytes
 
@@ -223,10 +227,10 @@ class Workspace:
             last = self._roles[role] = array, address(array)
         return last[1]
 
-    def settings(self, optimizer: Optimizer, code: int) -> int:
+    def settings(self, optimizer: Optimizer, code: int, dtype: np.dtype) -> int:
         """The address of the optimiser's settings for the rule with this code."""
         if self._settings is None or self._settings[0] is not optimizer or self._settings[1] != code:
-            self._settings = optimizer, code, settings_of(optimizer, code)
+            self._settings = optimizer, code, settings_of(optimizer, code, dtype)
         return self.kept("settings", self._settings[2])
 
     def _new(self, count: int, dtype: np.dtype) -> int:
@@ -297,7 +301,7 @@ class Workspace:
             take(layer.outputs * block) if layer.saves_preactivation else output
             for layer, output in zip(network.layers, outputs, strict=True)
         ]
-        layers, plan = _tables(network, outputs, saved)
+        layers, plan = _tables(network, outputs, saved, ROUTINES_ACROSS)
         layers[:, GRADIENT_ROW] = [gradient_row(layer, dtype) for layer in network.layers]
         turned = max(max(layers[:, GRADIENT_ROW]) * block, widths[0] * lanes)
         plan[SCRATCH], plan[ZEROS] = take(turned), take(1)
@@ -336,12 +340,19 @@ def training_kernels(network: Network) -> dict[str, type[Workspace]]:
     return {"across the batch": Workspace, "row-major": RowMajorWorkspace}
 
 
-def _tables(network: Network, outputs: list[int], saved: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The layers' table and a plan that holds no buffers yet."""
+def _tables(
+    network: Network, outputs: list[int], saved: list[int], routines: dict[int, Routine] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The layers' table and a plan that holds no buffers yet; for training with the losses' routines."""
     layers = np.zeros((len(network.layers), LAYER_FIELDS), np.int64)
     for index, layer in enumerate(network.layers):
-        code = ACTIVATIONS[layer.activation].code
-        layers[index, :GRADIENT] = layer.inputs, layer.outputs, code, layer.w, layer.b, outputs[index], saved[index]
+        way, way_back = way_of(layer.activation, network.dtype), 0
+        if routines is not None:
+            way_back = way_back_of(layer.activation, network.dtype)
+        widths = layer.inputs, layer.outputs
+        layers[index, :GRADIENT] = *widths, way, way_back, layer.w, layer.b, outputs[index], saved[index]
     plan = np.zeros(PLAN_FIELDS, np.int64)
     plan[LAYERS], plan[LOSS] = len(layers), LOSSES[network.loss].code
+    if routines is not None:
+        plan[LOSS_ROUTINE] = routine_of(plan[LOSS], routines, network.dtype)
     return layers, plan

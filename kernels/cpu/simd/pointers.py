@@ -5,7 +5,9 @@
 
 import operator
 
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
@@ -50,6 +52,26 @@ int64_at, float64_at = _typed_pointer_at(types.int64), _typed_pointer_at(types.f
 float32_at = _typed_pointer_at(types.float32)
 pairs_at, pairs_in_two_at, pairs_in_three_at = map(_typed_pointer_at, PAIRS)
 """The pointer to int64, float64, float32 or pairs at an integer address in bytes."""
+
+
+def _call_at_for(result):
+    @intrinsic
+    def call_at(typingctx, address, arguments):
+        def codegen(context, builder, sig, args):
+            values = cgutils.unpack_tuple(builder, args[1])
+            returned = ir.VoidType() if result == types.void else context.get_value_type(result)
+            function = ir.FunctionType(returned, [value.type for value in values])
+            value = builder.call(builder.inttoptr(args[0], function.as_pointer()), values)
+            return context.get_dummy_value() if result == types.void else value
+
+        return result(types.int64, arguments), codegen
+
+    return call_at
+
+
+call_at, float64_from = _call_at_for(types.void), _call_at_for(types.float64)
+"""Call the C function at an address (compile.Routine) with a tuple of arguments, of integers and pointers alone; the
+second one gives back what it returns."""
 
 
 @intrinsic
