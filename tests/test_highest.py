@@ -20,6 +20,7 @@ from fastmlp.kernels import reference
 from fastmlp.kernels.ceilings import Ceilings
 from fastmlp.kernels.contract import HIGHEST_ERROR, HIGHEST_IN_FLOAT32, OPERATIONS, SMALLEST_NORMAL
 from fastmlp.kernels.cpu import operations, units
+from fastmlp.kernels.cpu.team import PARALLEL_FLOPS
 from fastmlp.kernels.network import Optimizer
 
 SMALL = (12, 40, 8), (1, 3, 1), (13, 71, 33, 5), (300, 65, 31)
@@ -220,8 +221,11 @@ def test_nothing_is_split_unless_it_is_asked_for(monkeypatch):
     monkeypatch.setitem(units._WAYS, units.HIGHEST_PARTS, "float32")
     assert units.parts_of_operands(wide_net) == units.parts_of_product(256, 256, 256, single, 0) == 0
     assert operations.direct_operation("matmul") is not None
-    monkeypatch.setitem(units._WAYS, units.HIGHEST_PARTS, "large")
+    monkeypatch.setitem(units._WAYS, units.HIGHEST_PARTS, "split")
     assert operations.direct_operation("matmul") is None
+    monkeypatch.setitem(units._WAYS, units.HIGHEST_PARTS, "large")
+    assert operations.direct_operation("matmul") is not None
+    assert PARALLEL_FLOPS < 2 * units.LEAST_PRODUCT, "what it does itself is small"
     assert [units.parts_of_product(n, 256, 256, single, 0) for n in (256, 255)] == [3, 0]
     assert units.parts_of_product(256, 256, 256, double, 0) == 0
     assert units.parts_of_operands(wide_net) == 3

@@ -23,7 +23,7 @@ from .direct import address
 from .phases import RANK, claim, finish
 from .simd import I64, VECTOR_BYTES, fma, lanes, load, pointer_at, splat, store, widest_register
 from .team import LONG_FLOPS, conduct
-from .units import UNIT, WHY_NO_TILES, splits_whole_float32
+from .units import UNIT, WHY_NO_TILES, may_split_highest
 
 CHUNKS = 64
 """Pieces of a probe; the team shares them."""
@@ -311,5 +311,5 @@ def ceilings() -> Ceilings:
         missing["bfloat16 registers"] = "not measured: this processor has no AVX512_BF16"
     if UNIT != "amx":
         missing["AMX"] = f"not measured: {WHY_NO_TILES or 'FASTMLP_BFLOAT16 asks for something else'}"
-    terms = {"high": 3, "float32": 6} if splits_whole_float32() else {"high": 3}
+    terms = {"high": 3, "float32": 6} if may_split_highest() else {"high": 3}
     return Ceilings(CpuProbes(), machine_file("ceilings"), missing, terms)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from .bias_add import directly as bias_add
 from .linear_forward import directly as linear_forward
 from .matmul import directly as matmul
-from .units import splits_whole_float32
+from .units import splits_every_product
 
 _OPERATIONS = {"bias_add": bias_add, "linear_forward": linear_forward, "matmul": matmul}
 
@@ -13,9 +13,9 @@ _OPERATIONS = {"bias_add": bias_add, "linear_forward": linear_forward, "matmul":
 def direct_operation(name: str) -> Callable[..., int] | None:
     """The function that does this operation, see kernels/README.md; None where there is none.
 
-    Nor is there one for products where those of float32 may be split.
+    Nor is there one for products where those of float32 are all split: it does small ones itself.
     """
-    if name == "matmul" and splits_whole_float32():
+    if name == "matmul" and splits_every_product():
         return None
     function: Callable[..., int] | None = _OPERATIONS[name].function
     return function

@@ -141,6 +141,11 @@ def parts_of_product(n: int, k: int, m: int, dtype: np.dtype, parts: int) -> int
     return wanted if _pays(wanted, n * k * m, LEAST_PRODUCT) else 0
 
 
-def splits_whole_float32() -> bool:
-    """Whether products of float32 arrays of precision "highest" may be split."""
+def may_split_highest() -> bool:
+    """Whether products of precision "highest" may be split."""
     return _WAYS[HIGHEST_PARTS] != "float32"
+
+
+def splits_every_product() -> bool:
+    """Whether products of precision "highest" are split however small they are."""
+    return _WAYS[HIGHEST_PARTS] == "split"
