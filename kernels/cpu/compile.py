@@ -234,7 +234,7 @@ class Entry:
 
 
 class Routine:
-    """A function of integers and pointers that compiled code calls at its address (simd.call_at).
+    """A function of numbers and pointers that compiled code calls at its address (simd.call_at).
 
     It is compiled when an element type first needs it, and is no part of those that call it. `signature(p)` is Numba's,
     p being the type of a pointer to elements; `name` is its own in the cache, where several are made by one function.

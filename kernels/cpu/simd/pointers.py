@@ -70,8 +70,8 @@ def _call_at_for(result):
 
 
 call_at, float64_from = _call_at_for(types.void), _call_at_for(types.float64)
-"""Call the C function at an address (compile.Routine) with a tuple of arguments, of integers and pointers alone; the
-second one gives back what it returns."""
+"""Call the C function at an address (compile.Routine) with a tuple of arguments, numbers and pointers alone; the second
+one gives back what it returns."""
 
 
 @intrinsic
