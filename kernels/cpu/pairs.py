@@ -63,13 +63,11 @@ PAIR_CHUNK = 1 << 14
 @jit
 def _part(x, part, pairs):
     """What is to be rounded: x, or where operands are split what the parts before this one have left of it."""
-    if parts_of(pairs) == 1:
-        return x
     rest = x
     for _ in range(part):
         rest = rest - high_part(rest)
         rest = select(rest == rest, rest, 0.0)
-    return high_part(rest)
+    return rest if part == parts_of(pairs) - 1 else high_part(rest)
 
 
 @jit
