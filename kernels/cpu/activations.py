@@ -231,20 +231,31 @@ def way_back_of(activation: str, dtype: np.dtype) -> int:
     return _BACK_ROUTINES[code].address(dtype) if code in _BACK_ROUTINES else code
 
 
-@jit
-def _back_of_pairs(way, dy, y):
-    return _relu_back(dy, y) if way == RELU else _leaky_relu_back(dy, y)
+def _back_over_pairs(back):
+    """A block's function of one for vectors of dy and of y, which lies in pairs across."""
+
+    @jit
+    def back_block(rows, columns, block, block_row, saved, saved_row):
+        for i in range(rows):
+            row, saved_at = block + i * block_row, saved + i * saved_row
+            for j in range(0, columns, lanes(block)):
+                count = min(lanes(block), columns - j)
+                y = load_first_of_pairs(saved_at + j // 2, count)
+                store_first(row + j, back(load_first(row + j, count), y), count)
+
+    return back_block
+
+
+_relu_back_pairs, _leaky_relu_back_pairs = _back_over_pairs(_relu_back), _back_over_pairs(_leaky_relu_back)
 
 
 @jit
-def multiply_by_sign(way, rows, columns, block, block_row, saved, saved_row):
+def multiply_by_sign(way_back, rows, columns, block, block_row, saved, saved_row):
     """What `multiply_by_derivative` does for relu and leaky_relu, from pairs across of y: its sign is all they need."""
-    for i in range(rows):
-        row, saved_at = block + i * block_row, saved + i * saved_row
-        for j in range(0, columns, lanes(block)):
-            count = min(lanes(block), columns - j)
-            y = load_first_of_pairs(saved_at + j // 2, count)
-            store_first(row + j, _back_of_pairs(way, load_first(row + j, count), y), count)
+    if way_back == RELU:
+        _relu_back_pairs(rows, columns, block, block_row, saved, saved_row)
+    else:
+        _leaky_relu_back_pairs(rows, columns, block, block_row, saved, saved_row)
 
 
 @jit

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..contract import ACTIVATIONS, DONE, JUDGED, OPERATIONS, REFUSED
 from .activations import way_of
-from .compile import entry
+from .compile import entry, jit
 from .direct import (
     ENTRIES,
     PLAIN,
@@ -44,6 +44,12 @@ WAYS, UNKNOWN = ENTRIES + 2, -1
 _CODES = len(ACTIVATIONS)
 
 
+@jit
+def _way_place(size, code):
+    """Where it has that of the activation with this code, for elements of this size."""
+    return WAYS + size // 8 * _CODES + code
+
+
 @direct
 def _linear_forward_directly(known, arguments, count):
     """(x, w, b, out, the activation's code) -> REFUSED, JUDGED or DONE, as matmul's: layers that one thread does.
@@ -67,7 +73,7 @@ def _linear_forward_directly(known, arguments, count):
     if may_share(out, written, b, m * size):
         return REFUSED
     flops = 2 * n * k * m
-    entry, way = entry_for(known, size), known[WAYS + size // 8 * _CODES + integer_of(arguments[4])]
+    entry, way = entry_for(known, size), known[_way_place(size, integer_of(arguments[4]))]
     if entry == 0 or way == UNKNOWN or flops >= PARALLEL_FLOPS:
         return JUDGED
     job = stack_integers(13)
@@ -97,4 +103,4 @@ def linear_forward(
     )  # fmt: skip
     conduct_by(crew, _linear_forward.address(y.dtype), job, flops)
     directly.learn(_linear_forward, y.dtype)
-    directly.write(WAYS + y.dtype.itemsize // 8 * _CODES + ACTIVATIONS[activation].code, way)
+    directly.write(_way_place.py_func(y.dtype.itemsize, ACTIVATIONS[activation].code), way)

@@ -21,7 +21,7 @@ from ..cores import MAX_THREADS
 from ..timeline import WAIT, WORK
 from .compile import called, jit
 from .direct import lock_python, stack_integers, unlock_python
-from .simd import I64, Pointer, int64_at
+from .simd import Pointer, call_at, int64_at
 from .stamps import stamp, timed_at
 
 LINE = 8
@@ -66,19 +66,10 @@ def atomic_replace(typingctx, p, expected, value):
     return types.boolean(p, types.int64, types.int64), codegen
 
 
-@intrinsic
-def _call(typingctx, entry, shared, me, job):
+@jit
+def _call(entry, shared, me, job):
     """Run an entry: call the C function at that address (compile.Entry)."""
-
-    def codegen(context, builder, sig, args):
-        pointer = I64.as_pointer()
-        function = ir.FunctionType(ir.VoidType(), [pointer] * 4).as_pointer()
-        _, shared, me, job = args
-        job = builder.inttoptr(job, pointer)
-        builder.call(builder.inttoptr(args[0], function), [shared, me, job, job])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, shared, me, types.int64), codegen
+    call_at(entry, (shared, me, int64_at(job), int64_at(job)))
 
 
 _MACHINE = platform.machine().lower()
