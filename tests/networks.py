@@ -5,8 +5,11 @@ import pickle
 
 import numpy as np
 import oracles
+import pytest
+from rulings import small_integers
 
 from fastmlp import MLP
+from fastmlp.kernels import reference
 from fastmlp.kernels.network import Network
 
 
@@ -30,6 +33,24 @@ def data(net, rng, n, labels=True):
     x = rng.normal(size=(n, net.widths[0])).astype(net.dtype)
     t = oracles.target(net.loss, rng, n, net.widths[-1], labels)
     return x, t if t.ndim == 1 else t.astype(net.dtype)
+
+
+def assert_exact_on_small_integers(backend, net, rng, n, scale=1):
+    """Outputs and gradients of n samples, `scale` times as large, have the reference's bits: no sum is rounded."""
+    parameters = np.zeros(net.size, np.float32)
+    for view in (*net.weights(parameters), *net.biases(parameters)):
+        view[...] = small_integers(rng, view.shape, np.float32)
+    x = small_integers(rng, (n, net.widths[0]), np.float32) * np.float32(scale)
+    t, results = small_integers(rng, (n, net.widths[-1]), np.float32), []
+    for module in (backend, reference):
+        out, gradient = np.empty_like(t), np.zeros(net.size, np.float32)
+        module.forward(net, parameters, x, out, module.Workspace(net, 3, False))
+        value = module.gradients(net, parameters, x, t, gradient, module.Workspace(net, n, True))
+        results.append((out, gradient, value))
+    (out, gradient, value), (expected, expected_gradient, expected_value) = results
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(gradient, expected_gradient)
+    assert value == pytest.approx(expected_value, rel=1e-6)
 
 
 def gaps(net, buffer):

@@ -9,7 +9,7 @@ import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import copied, data, fill, gaps, network, wide
+from networks import assert_exact_on_small_integers, copied, data, fill, gaps, network, wide
 from rulings import (
     assert_bounded,
     assert_no_worse,
@@ -153,20 +153,7 @@ def test_exact_on_small_integers(backend, rng, widths, n):
     Odd lengths leave a pair half empty, in each of the three products.
     """
     net = bfloat16(widths, (*["relu"] * (len(widths) - 2), "identity"), "half_mse")
-    parameters = np.zeros(net.size, np.float32)
-    for view in (*net.weights(parameters), *net.biases(parameters)):
-        view[...] = small_integers(rng, view.shape, np.float32)
-    x, t = small_integers(rng, (n, widths[0]), np.float32) * 4, small_integers(rng, (n, widths[-1]), np.float32)
-    results = []
-    for module in (backend, reference):
-        out, gradient = np.empty_like(t), np.zeros(net.size, np.float32)
-        module.forward(net, parameters, x, out, module.Workspace(net, 3, False))
-        value = module.gradients(net, parameters, x, t, gradient, module.Workspace(net, n, True))
-        results.append((out, gradient, value))
-    (out, gradient, value), (expected, expected_gradient, expected_value) = results
-    np.testing.assert_array_equal(out, expected)
-    np.testing.assert_array_equal(gradient, expected_gradient)
-    assert value == pytest.approx(expected_value, rel=1e-6)
+    assert_exact_on_small_integers(backend, net, rng, n, 4)
 
 
 @pytest.mark.parametrize(("n", "k", "m"), [(1, 1, 1), (7, 33, 45), (1, 300, 70), (130, 513, 1), (200, 784, 130)])

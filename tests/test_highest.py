@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from networks import data, fill, network, wide
+from networks import assert_exact_on_small_integers, data, fill, network, wide
 from rulings import (
     assert_bounded,
     assert_no_worse,
@@ -147,19 +147,7 @@ def test_relu_of_a_sum_that_is_taken_once_more(backend):
 @pytest.mark.parametrize("widths", SMALL)
 def test_networks_are_exact_on_small_integers(backend, rng, widths, n):
     net = network(widths, (*["relu"] * (len(widths) - 2), "identity"), "half_mse", np.float32)
-    parameters = np.zeros(net.size, np.float32)
-    for view in (*net.weights(parameters), *net.biases(parameters)):
-        view[...] = small_integers(rng, view.shape, np.float32)
-    x, t = small_integers(rng, (n, widths[0]), np.float32), small_integers(rng, (n, widths[-1]), np.float32)
-    results = []
-    for module in (backend, reference):
-        out, gradient = np.empty_like(t), np.zeros(net.size, np.float32)
-        module.forward(net, parameters, x, out, module.Workspace(net, 3, False))
-        module.gradients(net, parameters, x, t, gradient, module.Workspace(net, n, True))
-        results.append((out, gradient))
-    (out, gradient), (expected, expected_gradient) = results
-    np.testing.assert_array_equal(out, expected)
-    np.testing.assert_array_equal(gradient, expected_gradient)
+    assert_exact_on_small_integers(backend, net, rng, n)
 
 
 @pytest.mark.usefixtures("splits")

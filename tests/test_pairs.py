@@ -8,7 +8,7 @@ from vectors import compiled
 
 from fastmlp.kernels.cpu.compile import jit
 from fastmlp.kernels.cpu.pairs import pair_block
-from fastmlp.kernels.cpu.simd import address_of, pairs_at, pairs_in_two_at, pointer, pointer_at
+from fastmlp.kernels.cpu.simd import address_of, pairs_at, pairs_in_three_at, pairs_in_two_at, pointer, pointer_at
 from fastmlp.kernels.reference.rounding import round_bfloat16
 from fastmlp.kernels.reference.splitting import split
 
@@ -29,6 +29,11 @@ def _pair_rounded(i, j, rows, columns, block, block_row, height, width, across, 
 @compiled
 def _pair_split(i, j, rows, columns, block, block_row, height, width, across, down):
     _pair(pairs_in_two_at(0), i, j, rows, columns, block, block_row, height, width, across, down)
+
+
+@compiled
+def _pair_split_in_three(i, j, rows, columns, block, block_row, height, width, across, down):
+    _pair(pairs_in_three_at(0), i, j, rows, columns, block, block_row, height, width, across, down)
 
 
 def bits(matrix):
@@ -62,8 +67,22 @@ def split_layouts(matrix):
     return np.concatenate(across, axis=1), np.concatenate(down)
 
 
+def layouts_in_three(matrix):
+    """What two parts leave behind them, along the sum."""
+    high, middle = np.empty_like(matrix), np.empty_like(matrix)
+    split(matrix, high, middle)
+    across, down = zip(*map(layouts, (high, middle, matrix - high - middle)), strict=True)
+    return np.concatenate(across, axis=1), np.concatenate(down)
+
+
 WAYS = pytest.mark.parametrize(
-    ("pair", "layouts_of"), [(_pair_rounded, rounded_layouts), (_pair_split, split_layouts)], ids=["rounded", "split"]
+    ("pair", "layouts_of"),
+    [
+        (_pair_rounded, rounded_layouts),
+        (_pair_split, split_layouts),
+        (_pair_split_in_three, layouts_in_three),
+    ],
+    ids=["rounded", "split", "in three"],
 )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from networks import copied, data, fill, gaps, network, wide
+from networks import assert_exact_on_small_integers, copied, data, fill, gaps, network, wide
 from rulings import (
     assert_bounded,
     assert_no_worse,
@@ -182,20 +182,7 @@ def test_the_largest_numbers_stay_finite(backend_name):
 def test_networks_are_exact_on_small_integers(backend, rng, widths, n):
     """Every sum is exact, and no operand has more bits than two parts hold, so bits must be the reference's."""
     net = high(widths, (*["relu"] * (len(widths) - 2), "identity"), "half_mse")
-    parameters = np.zeros(net.size, np.float32)
-    for view in (*net.weights(parameters), *net.biases(parameters)):
-        view[...] = small_integers(rng, view.shape, np.float32)
-    x, t = small_integers(rng, (n, widths[0]), np.float32), small_integers(rng, (n, widths[-1]), np.float32)
-    results = []
-    for module in (backend, reference):
-        out, gradient = np.empty_like(t), np.zeros(net.size, np.float32)
-        module.forward(net, parameters, x, out, module.Workspace(net, 3, False))
-        value = module.gradients(net, parameters, x, t, gradient, module.Workspace(net, n, True))
-        results.append((out, gradient, value))
-    (out, gradient, value), (expected, expected_gradient, expected_value) = results
-    np.testing.assert_array_equal(out, expected)
-    np.testing.assert_array_equal(gradient, expected_gradient)
-    assert value == pytest.approx(expected_value, rel=1e-6)
+    assert_exact_on_small_integers(backend, net, rng, n)
 
 
 @pytest.mark.usefixtures("splits")

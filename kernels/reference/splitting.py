@@ -46,9 +46,10 @@ class SplitProducts:
         for left, right in ((a_high, b_low), (a_low, b_high)):
             np.matmul(left, right, out=term)
             np.add(out, term, out=out)
-        if not np.isfinite(out).all():
+        finite = np.isfinite(out)
+        if not finite.all():
             np.matmul(a.T if transpose_a else a, b.T if transpose_b else b, out=term)
-            np.copyto(out, term, where=~np.isfinite(out))
+            np.copyto(out, term, where=~finite)
 
 
 def products_of(network: Network, rows: int, training: bool) -> SplitProducts:
