@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from rulings import assert_same_bits
 
-from fastmlp.kernels.cpu import amx, tiles, units
+from fastmlp.kernels.cpu import amx, squares, tiles, units
 from fastmlp.kernels.cpu.packing import Shape
 from fastmlp.kernels.cpu.workspace import Products
 
@@ -222,13 +222,12 @@ def test_tiles_are_configured_once_at_the_start_and_released_at_the_end(assembly
 
 
 def test_every_row_that_a_tile_loads_is_a_cache_line():
-    """Rows are 64 or 128 bytes apart; here is where they begin."""
-    assert tiles.SIDE * 4 == 2 * amx.ROW_BYTES == 128
-    for size in (tiles._SUMS, tiles._BLOCK, tiles._A_PANEL, tiles._SCRATCH, tiles.SIDE * tiles.PANEL_GAP):
+    """Rows of operands are 64 bytes apart, those of sums 128; here is where they begin."""
+    assert squares.SIDE * 4 == 2 * amx.ROW_BYTES == 128
+    for size in (tiles._SUMS, tiles._BLOCK, squares.panel_size.py_func(13, 2)):
         assert size * 4 % 64 == 0
-    products = Products(np.dtype(np.float32), [Shape(100, 33)], 1)
-    _, packed, _, scratch = products.addresses
-    assert packed % 64 == scratch % 64 == 0
+    _, _, _, scratch = Products(np.dtype(np.float32), [Shape(100, 33)], 1).addresses
+    assert scratch % 64 == 0
 
 
 class FakeLibrary:

@@ -179,7 +179,7 @@ def emit_product(builder, tiles, shape, steps, a, b, c, is_first):
             tiles.load(4 + row, at(a_step, row * EDGE * ROW_BYTES), I64(ROW_BYTES))
             for column in range(columns):
                 if row == 0:
-                    tiles.load(6 + column, at(b_step, column * ROW_BYTES), I64(2 * ROW_BYTES))
+                    tiles.load(6 + column, at(b_step, column * EDGE * ROW_BYTES), I64(ROW_BYTES))
                 tiles.multiply_add(2 * row + column, 4 + row, 6 + column)
     for tile, place, stride in places():
         tiles.store(tile, place, stride)
@@ -187,10 +187,10 @@ def emit_product(builder, tiles, shape, steps, a, b, c, is_first):
 
 @intrinsic(prefer_literal=True)
 def multiply_tiles(typingctx, rows, columns, steps, a, b, c, is_first):
-    """c[2, 16, 2, 16] (+)= a b, of which `rows` x `columns` tiles count: a[steps, 2, 16, 16], b[steps, 16, 2, 16].
+    """c[2, 16, 2, 16] (+)= a b, of which `rows` x `columns` tiles count: a and b[steps, 2, 16, 16], squares.
 
-    c is float32: 32 rows of 32. Of a and b a step is 16 pairs deep: 2 tiles of 16 rows of A, and 16 rows of 32 columns
-    of B. Where `is_first` the old c is ignored.
+    c is float32: 32 rows of 32. Of a and b a step is 16 pairs deep: 2 tiles of 16 rows of A, and 2 of 16 columns of B.
+    Where `is_first` the old c is ignored.
     """
     if not isinstance(rows, types.IntegerLiteral) or not isinstance(columns, types.IntegerLiteral):
         return None

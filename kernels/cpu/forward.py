@@ -20,9 +20,10 @@ from .direct import (
     stack_integers,
 )
 from .layer import forward_layer
-from .pairs import pair_matrix
+from .operands import pair_matrix
 from .phases import conducted, conducted_alone
 from .simd import address_of, int64_at, pointer_at
+from .squares import LEFT, RIGHT
 from .tables import (
     ACTIVATION,
     BIAS,
@@ -54,12 +55,14 @@ def _forward(shared, me, like, pairs, parameters, layers_address, plan_address, 
         for index in range(last + 1):
             layer = layers + index * LAYER_FIELDS
             down = pointer_at(layer[W_DOWN], pairs)
-            pair_matrix(shared, me, layer[INPUTS], layer[OUTPUTS], w + layer[WEIGHTS], pointer_at(0, pairs), down)
+            nothing, k, m = pointer_at(0, pairs), layer[INPUTS], layer[OUTPUTS]
+            pair_matrix(shared, me, RIGHT, k, m, w + layer[WEIGHTS], nothing, down)
     for first in range(0, rows, plan[ROWS]):
         n = min(plan[ROWS], rows - first)
         block_x = pointer_at(x, like) + first * layers[INPUTS]
         if pairs is not None:
-            pair_matrix(shared, me, n, layers[INPUTS], block_x, pointer_at(plan[X_ACROSS], pairs), pointer_at(0, pairs))
+            across, k = pointer_at(plan[X_ACROSS], pairs), layers[INPUTS]
+            pair_matrix(shared, me, LEFT, n, k, block_x, across, pointer_at(0, pairs))
         below = block_x if pairs is None else pointer_at(plan[X_ACROSS], pairs)
         for index in range(last + 1):
             layer = layers + index * LAYER_FIELDS

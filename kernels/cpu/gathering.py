@@ -13,6 +13,9 @@ from .simd import (
     transpose_picked,
 )
 
+GATHER_ROWS = 16
+"""Rows of a batch that one chunk gathers."""
+
 AHEAD = 2
 """By how many rows one is asked for before it is copied: they lie anywhere."""
 

@@ -15,9 +15,9 @@ from .activations import (
 )
 from .ahead import changing_ahead, nothing_ahead, reading_ahead
 from .compile import jit
+from .operands import ROWS_UNIT, across_at, pair_block, reading_across
 from .optimizers import changed_by_update, update
-from .packing import TALL
-from .pairs import pair_block, steps_held
+from .pairs import steps_held
 from .product_by_depth import goes_by_depth, product_by_depth
 from .simd import (
     address_of,
@@ -31,6 +31,7 @@ from .simd import (
     tile_sum,
     tile_zeros,
 )
+from .squares import BOTH, LEFT, RIGHT
 from .tiles import product
 
 
@@ -52,7 +53,7 @@ def _after_forward(i, j, rows, columns, block, block_row, extras):
 def _after_forward_in_pairs(i, j, rows, columns, block, block_row, extras):
     _after_forward(i, j, rows, columns, block, block_row, extras)
     _, _, _, height, width, across, down = extras
-    pair_block(i, j, rows, columns, block, block_row, height, width, across, down)
+    pair_block(LEFT, i, j, rows, columns, block, block_row, height, width, across, down)
 
 
 @jit
@@ -104,10 +105,10 @@ def _sum_rows(n, columns, dz, dz_row, total):
 
 @jit
 def sum_tiles(i, j, rows, columns, block, block_row, width, sums):
-    """sums[ceil(n / TALL), width] = every TALL rows of a matrix added up, here of its block at (i, j), i such a row."""
-    for ii in range(0, rows, TALL):
-        total = sums + ((i + ii) // TALL * width + j)
-        _sum_rows(min(TALL, rows - ii), columns, block + ii * block_row, block_row, total)
+    """sums[ceil(n / U), width] = every U = ROWS_UNIT rows of a matrix added up, here of its block at (i, j)."""
+    for ii in range(0, rows, ROWS_UNIT):
+        total = sums + ((i + ii) // ROWS_UNIT * width + j)
+        _sum_rows(min(ROWS_UNIT, rows - ii), columns, block + ii * block_row, block_row, total)
 
 
 @jit
@@ -131,12 +132,12 @@ def input_gradient(shared, me, n, k, m, dz, w, dx, derivative, saved, zeros, pac
 def _after_input_gradient_in_pairs(i, j, rows, columns, block, block_row, extras):
     derivative, saved, y, height, width, sums, across, down = extras
     if derivative in (RELU, LEAKY_RELU):
-        row = steps_held(width, y)
-        multiply_by_sign(derivative, rows, columns, block, block_row, y + (i * row + j // 2), row)
+        y_at, y_row = across_at(i, j, width, y)
+        multiply_by_sign(derivative, rows, columns, block, block_row, y_at, y_row)
     elif derivative != IDENTITY:
         multiply_by_derivative(derivative, rows, columns, block, block_row, saved + (i * width + j), width)
     sum_tiles(i, j, rows, columns, block, block_row, width, sums)
-    pair_block(i, j, rows, columns, block, block_row, height, width, across, down)
+    pair_block(BOTH, i, j, rows, columns, block, block_row, height, width, across, down)
 
 
 @jit
@@ -149,7 +150,7 @@ def input_gradient_in_pairs(
     """
     row = steps_held(m, dz)
     if derivative in (RELU, LEAKY_RELU):
-        ahead = reading_ahead(y, steps_held(k, y), 2, sums)
+        ahead = reading_across(k, y, sums)
     elif derivative != IDENTITY:
         ahead = reading_ahead(saved, k, 1, sums)
     else:
@@ -174,7 +175,8 @@ def _add_block(rows, columns, block, block_row, total, total_row):
 def _after_weight_gradient(i, j, rows, columns, block, block_row, extras):
     parts, _, m, sums, w, b, w0, w1, b0, b1, settings, l2, updates, adds, w_total, b_total, _, _ = extras
     offset = i * m + j
-    height, width = (min(rows, 1), rows * m) if columns == m else (rows, columns)  # as in `activate`, one long row
+    # As in `activate`, one long row.
+    height, width = (min(rows, 1), rows * m) if columns == m and block_row == m else (rows, columns)
     if adds:
         _add_block(height, width, block, block_row, w_total + offset, m)
     update(settings, updates, l2, height, width, block, block_row, w + offset, m, w0 + offset, w1 + offset)
@@ -189,7 +191,7 @@ def _after_weight_gradient(i, j, rows, columns, block, block_row, extras):
 def _after_weight_gradient_in_pairs(i, j, rows, columns, block, block_row, extras):
     _after_weight_gradient(i, j, rows, columns, block, block_row, extras)
     _, k, m, _, w, _, _, _, _, _, _, _, _, _, _, _, across, down = extras
-    pair_block(i, j, rows, columns, w + (i * m + j), m, k, m, across, down)
+    pair_block(RIGHT, i, j, rows, columns, w + (i * m + j), m, k, m, across, down)
 
 
 PART_ROWS = 1024

@@ -28,14 +28,16 @@ from .direct import (
     stack_integers,
 )
 from .layer import nothing_after
+from .operands import operand_size, pair_matrix
 from .packing import PANEL, Shape
-from .pairs import pair_matrix, steps_held
+from .pairs import steps_held
 from .phases import conducted_alone
 from .simd import VECTOR_BYTES, address_of, pointer_at, steps_of
+from .squares import LEFT, RIGHT
 from .team import PARALLEL_FLOPS, conduct_by
 from .tiles import product
 from .units import parts_of_product
-from .workspace import ZERO_ROW, pairs_of, products_for, room_for
+from .workspace import ZERO_ROW, products_for, room_for
 
 
 @entry
@@ -112,14 +114,14 @@ def _matmul_in_pairs(
     a_row, a_step, b_step = steps_held(k, a_at), 1, m
     if transpose_a:
         a_row, a_step = 1, n
-        pair_matrix(shared, me, k, n, pointer_at(a, like), no_pairs, a_at)
+        pair_matrix(shared, me, LEFT, k, n, pointer_at(a, like), no_pairs, a_at)
     else:
-        pair_matrix(shared, me, n, k, pointer_at(a, like), a_at, no_pairs)
+        pair_matrix(shared, me, LEFT, n, k, pointer_at(a, like), a_at, no_pairs)
     if transpose_b:
         b_step = steps_held(k, b_at)
-        pair_matrix(shared, me, m, k, pointer_at(b, like), b_at, no_pairs)
+        pair_matrix(shared, me, RIGHT, m, k, pointer_at(b, like), b_at, no_pairs)
     else:
-        pair_matrix(shared, me, k, m, pointer_at(b, like), no_pairs, b_at)
+        pair_matrix(shared, me, RIGHT, k, m, pointer_at(b, like), no_pairs, b_at)
     product(
         shared, me, n, m, steps_of(k, a_at), a_at, a_row, a_step, b_at, b_step, transpose_b != 0,
         pointer_at(zeros, like), 0, 0, pointer_at(out, like), m, floor_of(IDENTITY, like),
@@ -140,11 +142,11 @@ def matmul(
     flops = OPERATIONS["matmul"].flops(n, k, m)
     parts = parts_of_product(n, k, m, out.dtype, parts)
     if parts:
-        steps = pairs_of(k) * parts
         products, crew = products_for(out.dtype, [Shape(k, m)], flops, parts)
         job = (
             *products.addresses, n, k, m, address(a), address(b), address(out),
-            room_for("a", n * steps, 4), room_for("b", m * steps, 4), transpose_a, transpose_b,
+            room_for("a", operand_size(n, k, parts), 4), room_for("b", operand_size(m, k, parts), 4), transpose_a,
+            transpose_b,
         )  # fmt: skip
         conduct_by(crew, _matmul_in_pairs.in_parts(parts).address(out.dtype), job, flops)
         return

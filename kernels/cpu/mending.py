@@ -19,10 +19,15 @@ from .simd import (
     sum_lanes,
 )
 
+RUN = 16
+"""Steps along a sum that lie evenly."""
+
 
 @jit
-def _numbers(pair, part_step, like):
-    """Both numbers of a split pair: their parts, `part_step` elements apart, added from the smallest on."""
+def _numbers(p, walk, k, like):
+    """Both numbers of a split pair, step k from p: its parts added from the smallest on."""
+    step, run, part_step = walk
+    pair = p + (k // RUN * run + k % RUN * step)
     first, second = element(like, 0.0), element(like, 0.0)
     for part in range(parts_of(pair) - 1, -1, -1):
         of_first, of_second = numbers_of_pair(pair + part * part_step)
@@ -31,12 +36,12 @@ def _numbers(pair, part_step, like):
 
 
 @jit
-def _sum(depth, a, a_step, b, b_step, start, like):
+def _sum(depth, a, a_walk, b, b_walk, start, like):
     """Start and the products of the numbers at a and b, added one by one; once it is NaN it stays so."""
     total = start
     for k in range(depth):
-        a_first, a_second = _numbers(a + k * a_step, depth * a_step, like)
-        b_first, b_second = _numbers(b + k * b_step, depth * b_step, like)
+        a_first, a_second = _numbers(a, a_walk, k, like)
+        b_first, b_second = _numbers(b, b_walk, k, like)
         total = total + a_first * b_first + a_second * b_second
         if total != total:
             break
@@ -44,8 +49,10 @@ def _sum(depth, a, a_step, b, b_step, start, like):
 
 
 @jit
-def _mend(rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step, c, c_row, floor):
-    b_row, b_column = (1, b_step) if transposed else (b_step, 1)
+def _mend(
+    rows, columns, depth, a, a_row, a_walk, b, b_columns, b_walk, start, start_row, start_step, c, c_row, floor
+):  # fmt: skip
+    b_column, b_run = b_columns
     for i in range(rows):
         for j in range(0, columns, lanes(c)):
             c_at, count = c + (i * c_row + j), min(lanes(c), columns - j)
@@ -53,16 +60,17 @@ def _mend(rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, 
             if sum_lanes(value - value) != 0:
                 for lane in range(count):
                     if c_at[lane] - c_at[lane] != 0:
-                        begin = start[i * start_row + (j + lane) * start_step]
-                        b_at = b + (j + lane) * b_column
-                        c_at[lane] = _sum(depth, a + i * a_row, a_step, b_at, b_row, begin, c)
+                        column = j + lane
+                        begin = start[i * start_row + column * start_step]
+                        b_at = b + (column // RUN * b_run + column % RUN * b_column)
+                        c_at[lane] = _sum(depth, a + i * a_row, a_walk, b_at, b_walk, begin, c)
                 value = load_first(c_at, count)
             store_first(c_at, select(value < floor, floor, value), count)
 
 
 @jit
 def _mend_nothing(
-    rows, columns, depth, a, a_row, a_step, b, b_step, transposed, start, start_row, start_step, c, c_row, floor
+    rows, columns, depth, a, a_row, a_walk, b, b_columns, b_walk, start, start_row, start_step, c, c_row, floor
 ):  # fmt: skip
     pass
 
@@ -73,4 +81,8 @@ def _are_split(arguments: tuple[types.Type, ...]) -> bool:
 
 
 mend = PieceFor(_are_split, _mend, _mend_nothing)
-"""c[rows, columns] = max(c, floor) of split operands, and where c, a b + start, is not finite, that sum anew."""
+"""c[rows, columns] = max(c, floor) of split operands, and where c, a b + start, is not finite, that sum anew.
+
+Steps of an operand lie walk[0] apart, RUN of them walk[1], and its parts walk[2]; columns of B, and RUN of them, lie
+b_columns apart.
+"""

@@ -12,7 +12,6 @@ the sum, the highest first: rows of `across` are so many times as long, and `dow
 """
 
 from .compile import jit
-from .phases import claim, finish
 from .simd import (
     address_of,
     high_part,
@@ -56,12 +55,8 @@ def steps_held(length, p):
     return steps_of(length, p) * parts_of(p)
 
 
-PAIR_CHUNK = 1 << 14
-"""Elements that one chunk of `pair_matrix` rounds: 64 KiB, a few microseconds."""
-
-
 @jit
-def _part(x, part, pairs):
+def part_of(x, part, pairs):
     """What is to be rounded: x, or where operands are split what the parts before this one have left of it."""
     rest = x
     for _ in range(part):
@@ -76,9 +71,9 @@ def _pair_rows(columns, first, second, has_second, part, across, next_across, do
     count = lanes(first)
     whole = columns // count * count
     for j in range(0, whole, count):
-        upper, lower = _part(load(first + j), part, down), load_first(first, 0)
+        upper, lower = part_of(load(first + j), part, down), load_first(first, 0)
         if has_second:
-            lower = _part(load(second + j), part, down)
+            lower = part_of(load(second + j), part, down)
         if address_of(across) != 0:
             store_pairs(across + j // 2, upper)
             if has_second:
@@ -87,8 +82,8 @@ def _pair_rows(columns, first, second, has_second, part, across, next_across, do
             store(down + j, pairs_of(upper, lower))
     if whole < columns:
         left = columns - whole
-        upper = _part(load_first(first + whole, left), part, down)
-        lower = _part(load_first(second + whole, left if has_second else 0), part, down)
+        upper = part_of(load_first(first + whole, left), part, down)
+        lower = part_of(load_first(second + whole, left if has_second else 0), part, down)
         if address_of(across) != 0:
             store_first_pairs(across + whole // 2, upper, left)
             if has_second:
@@ -114,16 +109,3 @@ def pair_block(i, j, rows, columns, block, block_row, height, width, across, dow
                 down_at = down + ((part * steps_of(height, down) + (i + ii) // 2) * width + j)
             next_across = across_at + across_row
             _pair_rows(columns, row, row + block_row, ii + 1 < rows, part, across_at, next_across, down_at)
-
-
-@jit
-def pair_matrix(shared, me, rows, columns, matrix, across, down):
-    """A phase: both copies of matrix[rows, columns]."""
-    most = max(PAIR_CHUNK // max(columns, 1) // 2, 1) * 2
-    chunks = -(-rows // most)
-    chunk = claim(shared, me, chunks)
-    while chunk >= 0:
-        i = chunk * most
-        pair_block(i, 0, min(most, rows - i), columns, matrix + i * columns, columns, rows, columns, across, down)
-        chunk = claim(shared, me, chunks)
-    finish(shared, me, chunks)

@@ -15,7 +15,7 @@ import numpy as np
 from ..timeline import EPILOGUE, PACK, WORK
 from .ahead import ask_for, prefetch_tile
 from .compile import jit
-from .mending import mend
+from .mending import RUN, mend
 from .micro_kernels import AHEAD, BROAD, broad_kernel, copying_a, copying_b, multiply_tile, tile_rows
 from .packing import (
     BLOCK_DEPTH,
@@ -264,13 +264,13 @@ def _multiply_chunk(
         block, block_row = scratch + me[RANK] * (BLOCK_VECTORS * lanes(c)), width
     else:
         block, block_row = c + (i * c_row + j), c_row
-    a_block, b_block = a + i * a_row, b + j * (b_step if transposed else 1)
+    b_row, b_column = (1, b_step) if transposed else (b_step, 1)
+    a_block, b_block = a + i * a_row, b + j * b_column
     start_block = start + (i * start_row + j * start_step)
     if columns == 1:
         multiply_column(count, depth, a_block, a_row, a_step, b_block, start_block, start_row, block, limit)
     elif is_turned:
-        b_row, b_column = (b_step, 1) if transposed else (1, b_step)
-        multiply_column(width, depth, b_block, b_row, b_column, a_block, start_block, start_step, block, limit)
+        multiply_column(width, depth, b_block, b_column, b_row, a_block, start_block, start_step, block, limit)
     else:
         wanted = panels if transposed or b_is_far or j == last or count >= TALL else 0
         multiply_block(
@@ -279,9 +279,10 @@ def _multiply_chunk(
             limit, ahead, i, j,
         )  # fmt: skip
         last = j if wanted > 0 else last
+    a_walk, b_walk = (a_step, RUN * a_step, depth * a_step), (b_row, RUN * b_row, depth * b_row)
     mend(
-        count, width, depth, a_block, a_row, a_step, b_block, b_step, transposed, start_block, start_row,
-        start_step, block, block_row, floor,
+        count, width, depth, a_block, a_row, a_walk, b_block, (b_column, RUN * b_column), b_walk, start_block,
+        start_row, start_step, block, block_row, floor,
     )  # fmt: skip
     return i, j, count, width, block, block_row, last
 

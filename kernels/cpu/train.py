@@ -9,7 +9,7 @@ from .across import train_across
 from .activations import copy_block, multiply_by_derivative
 from .compile import Entry, entry, jit
 from .direct import address
-from .gathering import gather_rows
+from .gathering import GATHER_ROWS, gather_rows
 from .layer import (
     forward_layer,
     forward_layer_to_update,
@@ -20,17 +20,18 @@ from .layer import (
     update_layer,
 )
 from .losses import chunk_rows, mean_loss, rows_loss
+from .operands import ROWS_UNIT, pair_block, pair_matrix, whole_units
 from .optimizers import L2
-from .packing import TALL, block_start
-from .pairs import pair_block, pair_matrix
+from .packing import block_start
 from .penalty import penalty
-from .phases import claim, finish, move_on
+from .phases import RANK, claim, finish, move_on
 from .simd import (
     address_of,
     float64_at,
     int64_at,
     pointer_at,
 )
+from .squares import BOTH, LEFT, RIGHT
 from .stamps import (
     HAS_CLOCK,
     IN_FORWARD,
@@ -82,21 +83,23 @@ from .tables import (
 from .team import ALONE, conduct_by, is_shared
 from .workspace import Workspace
 
-GATHER_ROWS = 16
-"""Rows of a batch that one chunk gathers."""
-
 
 @jit
 def _gather(
     shared, me, n, order, x, k, batch_x, across, down, target, m, batch_target, labels, batch_labels
 ):  # fmt: skip
-    """A phase: rows order[0:n] of x[N, k] and of the targets to the batch's own buffers; labels 0 means target."""
+    """A phase: rows order[0:n] of x[N, k] and of the targets to the batch's own buffers; labels 0 means target.
+
+    Of x in pairs only these are kept: each member's rows pass through its own part of `batch_x`.
+    """
     mark(me, IN_GATHER, 0)
-    chunks = -(-n // GATHER_ROWS)
+    rows = GATHER_ROWS if across is None else whole_units(GATHER_ROWS)
+    chunks = -(-n // rows)
     chunk = claim(shared, me, chunks)
     while chunk >= 0:
-        first, end = chunk * GATHER_ROWS, min(n, (chunk + 1) * GATHER_ROWS)
-        gather_rows(end - first, n - first, order + first, x, k, batch_x + first * k)
+        first, end = chunk * rows, min(n, (chunk + 1) * rows)
+        gathered = batch_x + (first if across is None else me[RANK] * rows) * k
+        gather_rows(end - first, n - first, order + first, x, k, gathered)
         for i in range(first, end):
             row = order[i]
             if address_of(labels) != 0:
@@ -104,14 +107,14 @@ def _gather(
             else:
                 copy_block(1, m, target + row * m, 0, batch_target + i * m, 0)
         if across is not None:
-            pair_block(first, 0, end - first, k, batch_x + first * k, k, n, k, across, down)
+            pair_block(LEFT, first, 0, end - first, k, gathered, k, n, k, across, down)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
 
 
 @jit
 def _loss(shared, me, pairs, plan, layer, batch, n, target, labels, value, is_first):
-    """Two phases: dJ/dz of the last layer to its gradient buffer, and J's partial sums.
+    """Two phases: dJ/dz of the last layer to its gradient buffer, or only its pairs, and J's partial sums.
 
     What these n rows add to J of a batch of `batch` is added to value[0], or where they are its first put there.
     """
@@ -120,7 +123,7 @@ def _loss(shared, me, pairs, plan, layer, batch, n, target, labels, value, is_fi
     y, saved = pointer_at(layer[OUTPUT], target), pointer_at(layer[SAVED], target)
     index = plan[LAYERS] - 1
     dz = pointer_at(plan[GRADIENT0 + index % 2], target)
-    rows = chunk_rows(n)
+    rows = chunk_rows(n) if pairs is None else whole_units(chunk_rows(n))
     chunks = -(-n // rows)
     partial = float64_at(plan[PARTIAL])
     chunk = claim(shared, me, chunks)
@@ -128,14 +131,15 @@ def _loss(shared, me, pairs, plan, layer, batch, n, target, labels, value, is_fi
         i = chunk * rows
         count = min(rows, n - i)
         named = labels + i if address_of(labels) != 0 else labels
+        dz_rows = dz + (i if pairs is None else me[RANK] * rows) * m
         partial[chunk] = rows_loss(
-            plan[LOSS], plan[LOSS_ROUTINE], batch, count, m, y + i * m, target + i * m, named, dz + i * m, 1
+            plan[LOSS], plan[LOSS_ROUTINE], batch, count, m, y + i * m, target + i * m, named, dz_rows, 1
         )
-        multiply_by_derivative(layer[DERIVATIVE], count, m, dz + i * m, m, saved + i * m, m)
+        multiply_by_derivative(layer[DERIVATIVE], count, m, dz_rows, m, saved + i * m, m)
         if pairs is not None:
-            sum_tiles(i, 0, count, m, dz + i * m, m, m, pointer_at(plan[SUMS0 + index % 2], target))
+            sum_tiles(i, 0, count, m, dz_rows, m, m, pointer_at(plan[SUMS0 + index % 2], target))
             across, down = _dz_across(plan, index, pairs), pointer_at(plan[DZ_DOWN0 + index % 2], pairs)
-            pair_block(i, 0, count, m, dz + i * m, m, n, m, across, down)
+            pair_block(BOTH, i, 0, count, m, dz_rows, m, n, m, across, down)
         chunk = claim(shared, me, chunks)
     finish(shared, me, chunks)
     # A phase of its own, done before the next step's sums overwrite these.
@@ -157,7 +161,7 @@ def _pair_weights(shared, me, pairs, plan, layers, w):
         layer = layers + index * LAYER_FIELDS
         across, down = pointer_at(layer[W_ACROSS], pairs), pointer_at(layer[W_DOWN], pairs)
         mark(me, IN_ROUNDING, index)
-        pair_matrix(shared, me, layer[INPUTS], layer[OUTPUTS], w + layer[WEIGHTS], across, down)
+        pair_matrix(shared, me, RIGHT, layer[INPUTS], layer[OUTPUTS], w + layer[WEIGHTS], across, down)
 
 
 @jit
@@ -218,7 +222,7 @@ def _backward_in_pairs(
 ):  # fmt: skip
     """As `_backward`; where it `renews` them, the weights' pairs too."""
     packed, scratch = pointer_at(plan[PACKED], pairs), pointer_at(plan[SCRATCH], state)
-    zeros, parts = pointer_at(plan[ZEROS], state), -(-n // TALL)
+    zeros, parts = pointer_at(plan[ZEROS], state), -(-n // ROWS_UNIT)
     for index in range(plan[LAYERS] - 1, -1, -1):
         layer = layers + index * LAYER_FIELDS
         k, m = layer[INPUTS], layer[OUTPUTS]
@@ -291,7 +295,7 @@ def _train(
                 step_labels = labels + first if has_labels else labels
                 if pairs is not None:
                     mark(me, IN_ROUNDING, 0)
-                    pair_matrix(shared, me, n, k, step_x, across, down)
+                    pair_matrix(shared, me, LEFT, n, k, step_x, across, down)
             _forward(shared, me, pairs, plan, layers, n, step_x, w)
             _loss(shared, me, pairs, plan, last, batch, n, step_target, step_labels, losses + step, part == 0)
             l2 = settings[L2]

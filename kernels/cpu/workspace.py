@@ -15,11 +15,13 @@ from .activations import way_back_of, way_of
 from .compile import Routine
 from .direct import address
 from .distance import members_together
+from .gathering import GATHER_ROWS
 from .layer import PART_ROWS
-from .losses import MOST_CHUNKS, ROUTINES, routine_of
+from .losses import MOST_CHUNKS, ROUTINES, chunk_rows, routine_of
 from .micro_kernels import BROAD
+from .operands import ROWS_UNIT, operand_size, whole_units
 from .optimizers import settings_of
-from .packing import TALL, Shape
+from .packing import Shape
 from .penalty import PARTS
 from .simd import VECTOR_BYTES
 from .tables import (
@@ -62,7 +64,7 @@ from .tables import (
     ZEROS,
 )
 from .team import ALONE, PARALLEL_BYTES, PARALLEL_FLOPS, is_shared, members
-from .tiles import pack_capacity, scratch_size, shares_panels
+from .tiles import pack_capacity, scratch_size
 from .units import parts_of_operands
 
 FORWARD_ROWS = 256
@@ -76,11 +78,6 @@ and parameter, against its bytes at some 2 GB/s (Zen 5)."""
 FEW_ROWS = 8
 """Rows up to which `forward` makes no pairs of the weights, which takes as long as the products of that many rows, but
 reads them as float32: rounding as it goes or, for precision "high", as they are."""
-
-
-def pairs_of(length: int) -> int:
-    """Pairs of bfloat16 that a sum of this length takes, the last one filled up with zero."""
-    return -(-length // 2)
 
 
 ZERO_ROW = aligned_zeros(BROAD * VECTOR_BYTES, np.uint8)
@@ -98,7 +95,7 @@ class Products:
         self.asked = shapes
         self.capacity = pack_capacity(shapes, dtype.itemsize, parts)
         self.threads = most_threads()
-        self.packed = aligned_zeros(self.capacity * (1 if shares_panels(parts) else self.threads), dtype)
+        self.packed = aligned_zeros(self.capacity * self.threads, dtype)
         self.scratch = aligned_zeros(self.threads * scratch_size(dtype.itemsize, parts), dtype)
         self.addresses = address(ZERO_ROW), address(self.packed), self.capacity, address(self.scratch)
         self.nbytes = self.packed.nbytes + self.scratch.nbytes
@@ -171,8 +168,6 @@ class Workspace:
         layers_table, plan = _tables(network, outputs, saved, ROUTINES if row_major else None)
         if self.parts:
             self._pairs(network, held, training, layers_table, plan)
-        if row_major:
-            plan[BATCH_X] = self._new(held * widths[0], dtype)
         self.tables = self._kept(layers_table, plan)
         self.row_flops = forward_flops(widths, 1)
         self.is_large = network.size * dtype.itemsize >= PARALLEL_BYTES
@@ -198,10 +193,14 @@ class Workspace:
         if across:
             self.across = self._across(network, rows)
         elif training:
+            threads = self.products.threads
+            gathered = threads * whole_units.py_func(GATHER_ROWS) if self.parts else held
+            plan[BATCH_X] = self._new(gathered * widths[0], dtype)
             plan[BATCH_TARGET] = self._new(held * widths[-1], dtype)
             plan[BATCH_LABELS] = self._new(held, np.dtype(np.int64))
             if self.parts:
-                plan[GRADIENT0 + (len(layers) - 1) % 2] = self._new(held * widths[-1], dtype)
+                rows_of_loss = threads * whole_units.py_func(chunk_rows.py_func(held))
+                plan[GRADIENT0 + (len(layers) - 1) % 2] = self._new(rows_of_loss * widths[-1], dtype)
             else:
                 even, odd = held * max(widths[1::2]), held * max(widths[2::2], default=0)
                 plan[GRADIENT0], plan[GRADIENT1] = self._new(even, dtype), self._new(odd, dtype)
@@ -250,10 +249,10 @@ class Workspace:
         """
 
         def across(rows: int, columns: int) -> int:
-            return self._new(rows * self.parts * pairs_of(columns), network.dtype)
+            return self._new(operand_size(rows, columns, self.parts), network.dtype)
 
         def down(rows: int, columns: int) -> int:
-            return self._new(self.parts * pairs_of(rows) * columns, network.dtype)
+            return self._new(operand_size(columns, rows, self.parts), network.dtype)
 
         plan[X_ACROSS] = across(rows, network.widths[0])
         for index, layer in enumerate(network.layers):
@@ -269,7 +268,7 @@ class Workspace:
         for parity in range(2):
             widest = max(network.widths[1 + parity :: 2], default=0)
             plan[DZ_ACROSS0 + parity], plan[DZ_DOWN0 + parity] = across(rows, widest), down(rows, widest)
-            plan[SUMS0 + parity] = self._new(-(-rows // TALL) * widest, network.dtype)
+            plan[SUMS0 + parity] = self._new(-(-rows // ROWS_UNIT) * widest, network.dtype)
 
     def _stores_output(self, network: Network, layer: Layer, training: bool) -> bool:
         """Whether y has a buffer: beside pairs if the loss reads it, or its derivative, which no sign and no z tell.
