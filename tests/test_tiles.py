@@ -1,7 +1,9 @@
-"""AMX's kernels without AMX: the same code with each tile instruction done on memory, and its machine code read.
+"""AMX's kernels without AMX: modelled, run as they are, and read.
 
-Both take a process of its own, which runs this file as a program: what multiplies is chosen once a process. Numbers are
-those of tdpbf16ps as Intel's manual has it, bit for bit; none of this has run on a processor with AMX.
+Modelled is the same code with each tile instruction done on memory. Run as it is, the machine code's tile instructions
+are done where the processor refuses them (tile_host.cpp). Each takes a process of its own, which runs this file as a
+program: what multiplies is chosen once a process. Numbers are those of tdpbf16ps as Intel's manual has it, bit for bit;
+none of this has run on a processor with AMX.
 """
 
 import errno
@@ -17,6 +19,7 @@ import guarded
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+import tile_host
 from rulings import assert_same_bits
 
 from fastmlp.kernels.cpu import amx, squares, tiles, units
@@ -35,7 +38,8 @@ SHAPES = [(1, 1, 1), (5, 3, 2), (17, 31, 16), (33, 70, 47), (100, 300, 33), (27,
 
 def start(program, **settings):
     split = {"FASTMLP_HIGH": "split", "FASTMLP_HIGHEST": "split"}
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "FASTMLP_BFLOAT16": "modelled"} | split | settings
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    environment = os.environ | {"PYTHONPATH": paths, "FASTMLP_BFLOAT16": "modelled"} | split | settings
     return subprocess.Popen(
         [sys.executable, "-W", "error", *program], env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -136,6 +140,14 @@ def check_probe():
     assert ceilings.TILE_UNIT not in ceilings.CpuProbes().units("bfloat16"), "a model's rate is no ceiling"
 
 
+def multiply_once():
+    """One product, by one thread, of two tiles' height, three panels' width and eight tiles' depth."""
+    from fastmlp.kernels import cpu
+
+    a, b = (np.ones(shape, np.float32) for shape in ((32, 256), (256, 96)))
+    cpu.matmul(a, b, np.empty((32, 96), np.float32), parts=1)
+
+
 def print_machine_code():
     """The assembly of a whole entry as a processor with AMX would run it."""
     from fastmlp.kernels.cpu import amx
@@ -171,6 +183,57 @@ def test_the_tests_of_bfloat16_and_of_split_operands_pass_on_tiles():
     files = [f"tests/test_{name}.py" for name in ("bfloat16", "precision", "highest")]
     said = finish(start(["-m", "pytest", "-q", "-k", chosen, *files]))
     assert said[0] == 0, said[1]
+
+
+@pytest.fixture(scope="module")
+def run_machine_code(tmp_path_factory):
+    """What starts a program with AMX's code, waits for it and returns (status, output, how often it did what)."""
+    if sys.platform != "linux" or platform.machine() != "x86_64" or not IS_WIDE:
+        pytest.skip("tiles are done for programs of Linux, x86-64, with registers of 64 bytes")
+    if FEATURES.get("amx-tile"):
+        pytest.skip("this processor does AMX's instructions itself")
+    if tile_host.COMPILER is None:
+        pytest.skip("needs a C++ compiler, g++ or clang++")
+    folder = tmp_path_factory.mktemp("host")
+    library, counts = tile_host.compiled(folder), folder / "counts"
+
+    def run(*program):
+        settings = {"LD_PRELOAD": library, "FASTMLP_TILE_COUNTS": counts, "FASTMLP_CACHE_DIR": folder / "cache"}
+        settings = {name: str(value) for name, value in settings.items()} | {"FASTMLP_BFLOAT16": "amx"}
+        counts.unlink(missing_ok=True)
+        status, said = finish(start(program, **settings))
+        lines = counts.read_text().splitlines() if counts.exists() else ()
+        return status, said, {name: int(count) for name, count in map(str.split, lines)}
+
+    return run
+
+
+@pytest.mark.parametrize("check", ["check_products", "check_networks"])
+def test_machine_code_of_amx_gives_the_models_numbers(run_machine_code, check):
+    """It comes with tiles whose rows are cache lines, configured and released by every thread: tile_host.cpp looks."""
+    status, said, counts = run_machine_code(tile_host.__file__, "test_tiles", check)
+    assert (status, said) == (0, "")
+    assert counts["ldtilecfg"] == counts["tilerelease"] > 0
+    assert counts["tdpbf16ps"] > 1000
+
+
+def test_machine_code_of_amx_passes_tests_of_whole_networks(run_machine_code):
+    options = ["-p", "tile_host", "-p", "no:faulthandler", "-k", "exact or (bfloat16 and threads)"]
+    files = [f"tests/test_{name}.py" for name in ("bfloat16", "precision", "highest")]
+    status, said, counts = run_machine_code("-m", "pytest", "-q", *options, *files)
+    assert status == 0, said
+    assert counts["ldtilecfg"] == counts["tilerelease"]
+    assert counts["tdpbf16ps"] > 1000
+
+
+def test_a_product_takes_no_more_instructions_than_it_must(run_machine_code):
+    """Of 2 x 6 tiles, in three blocks of four, each 8 steps deep."""
+    status, said, counts = run_machine_code(tile_host.__file__, "test_tiles", "multiply_once")
+    assert (status, said) == (0, "")
+    assert counts == {
+        "ldtilecfg": 1, "tilerelease": 1, "tilezero": 12, "tileloadd": 3 * 8 * 4, "tilestored": 12,
+        "tdpbf16ps": 12 * 8,
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
