@@ -119,6 +119,17 @@ def check_networks():
     check_bfloat16(cpu, np.random.default_rng(20265))
 
 
+def check_few_rows():
+    """They are multiplied by registers, each member copying what it needs to its own room and nowhere else."""
+    import fastmlp
+
+    rng = np.random.default_rng(20266)
+    for choice in ({"dtype": "bfloat16"}, {"precision": "high"}):
+        net = fastmlp.MLP((3000, 3000, 3000), backend="cpu", **choice)
+        for rows in (1, 4, 8):
+            assert np.isfinite(net.predict(rng.standard_normal((rows, 3000), dtype=np.float32))).all()
+
+
 def check_probe():
     """What the probe of the tiles' peak counts is what it does."""
     from fastmlp.kernels.cpu import amx
@@ -169,6 +180,11 @@ def test_networks_are_exact_and_keep_within_their_arrays():
 @needs_wide_registers
 def test_products_are_the_models_to_the_last_bit():
     assert finish(start([__file__, "check_products"])) == (0, "")
+
+
+@needs_wide_registers
+def test_a_few_rows_of_a_wide_network_overrun_nothing():
+    assert finish(start([__file__, "check_few_rows"])) == (0, "")
 
 
 @needs_wide_registers
