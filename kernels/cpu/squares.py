@@ -17,11 +17,11 @@ from .simd import (
     address_of,
     load,
     load_first,
+    neighbours_of,
     pairs_of,
     parts_of,
     steps_of,
     store,
-    store_pairs,
     transpose_square,
 )
 
@@ -65,16 +65,21 @@ def _square(load_counted):
 
     @jit
     def pair_square(rows, columns, numbers, row, part, across, down):
+        right = columns - EDGE
         for i in range(0, SIDE, 2):
-            for j in range(0, SIDE, EDGE):
-                place, left = numbers + (i * row + j), columns - j
-                upper = part_of(load_counted(place, left if i < rows else 0), part, down)
-                lower = part_of(load_counted(place + row, left if i + 1 < rows else 0), part, down)
-                if address_of(across) != 0:
-                    store_pairs(across + (i * EDGE + j // 2), upper)
-                    store_pairs(across + ((i + 1) * EDGE + j // 2), lower)
-                if address_of(down) != 0:
-                    store(down + (j * EDGE + i // 2 * EDGE), pairs_of(upper, lower))
+            upper, lower = numbers + i * row, numbers + (i + 1) * row
+            has_upper, has_lower = i < rows, i + 1 < rows
+            upper_left = part_of(load_counted(upper, columns if has_upper else 0), part, down)
+            upper_right = part_of(load_counted(upper + EDGE, right if has_upper else 0), part, down)
+            lower_left = part_of(load_counted(lower, columns if has_lower else 0), part, down)
+            lower_right = part_of(load_counted(lower + EDGE, right if has_lower else 0), part, down)
+            if address_of(across) != 0:
+                store(across + i * EDGE, neighbours_of(upper_left, upper_right))
+                store(across + (i + 1) * EDGE, neighbours_of(lower_left, lower_right))
+            if address_of(down) != 0:
+                place = down + i // 2 * EDGE
+                store(place, pairs_of(upper_left, lower_left))
+                store(place + EDGE * EDGE, pairs_of(upper_right, lower_right))
 
     return pair_square
 

@@ -95,7 +95,7 @@ _WAYS = {
     HIGH_PARTS: chosen("FASTMLP_HIGH", WAYS) or ("large" if UNIT == "amx" else "float32"),
     HIGHEST_PARTS: "float32" if UNAVAILABLE else chosen("FASTMLP_HIGHEST", WAYS) or "float32",
 }
-"""How products run by the parts that they may be split in. Six products by AMX's tiles are reckoned to take 0.6 to 1.1
+"""How products run by the parts that they may be split in. Six products by AMX's tiles are reckoned to take 0.7 to 1.0
 times as long as float32's own, so they are for who has measured it."""
 
 

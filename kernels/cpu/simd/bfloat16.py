@@ -117,6 +117,22 @@ def _neighbours(builder, value):
 
 
 @intrinsic
+def neighbours_of(typingctx, first, second):
+    """The lanes of two vectors of float32, one behind the other, rounded, as a vector of pairs of neighbours."""
+
+    def codegen(context, builder, sig, args):
+        vector = args[0].type
+        if HAS_BFLOAT16:
+            halves = ir.VectorType(ir.IntType(16), 2 * vector.count)
+            return builder.bitcast(_call_bfloat16(builder, "cvtne2ps2bf16", halves, args[::-1]), vector)
+        pairs = [_neighbours(builder, each) for each in args]
+        places = ir.Constant(ir.VectorType(I32, vector.count), list(range(vector.count)))
+        return builder.shuffle_vector(*pairs, places)
+
+    return Vector(PAIRS[0])(first, second), codegen
+
+
+@intrinsic
 def store_pairs(typingctx, p, x):
     """Write the lanes of x, rounded, as pairs of neighbours."""
 
