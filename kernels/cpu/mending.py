@@ -6,6 +6,7 @@ parts' may be beyond it.
 
 from numba import types
 
+from .amx import EDGE
 from .compile import PieceFor, jit
 from .simd import (
     Pair,
@@ -19,8 +20,8 @@ from .simd import (
     sum_lanes,
 )
 
-RUN = 16
-"""Steps along a sum that lie evenly."""
+RUN = EDGE
+"""Steps along a sum, or columns of B, that lie evenly wherever they do."""
 
 
 @jit

@@ -29,12 +29,7 @@ def operand_size(lines: int, length: int, parts: int) -> int:
     steps = -(-length // 2)
     if not HAS_TILES:
         return lines * steps * parts
-    return -(-lines // SIDE) * squares.panel_size.py_func(steps, parts)
-
-
-@jit
-def _pair_rows_and_columns(side, i, j, rows, columns, block, block_row, height, width, across, down):
-    pairs.pair_block(i, j, rows, columns, block, block_row, height, width, across, down)
+    return -(-lines // SIDE) * squares.panel_size.py_func(squares.whole.py_func(steps), parts)
 
 
 @jit
@@ -58,7 +53,7 @@ def _reading_squares_across(width, across, c):
     return nothing_ahead(c)
 
 
-pair_block = squares.pair_block if HAS_TILES else _pair_rows_and_columns
+pair_block = squares.pair_block if HAS_TILES else pairs.pair_block
 """Round the block at (i, j) of a matrix[height, width] into its copies, or those whose address is not 0."""
 
 across_at = _square_across if HAS_TILES else _rows_across

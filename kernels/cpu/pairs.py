@@ -93,10 +93,11 @@ def _pair_rows(columns, first, second, has_second, part, across, next_across, do
 
 
 @jit
-def pair_block(i, j, rows, columns, block, block_row, height, width, across, down):
+def pair_block(side, i, j, rows, columns, block, block_row, height, width, across, down):
     """Round the block at (i, j) of a matrix[height, width] into its two copies, or those whose address is not 0.
 
     i and j are even, and so are rows and columns, but at the matrix's end.
+    The copies are the same for any `side`.
     """
     across_row = steps_held(width, across)
     for ii in range(0, rows, 2):

@@ -44,15 +44,15 @@ def whole(steps):
 
 @jit
 def panel_size(steps, parts):
-    """Elements from one panel to the next, for sums of so many steps in each of so many parts."""
-    return (-(-steps // EDGE) * EDGE * parts + PANEL_GAP) * SIDE
+    """Elements from one panel to the next, for sums of so many steps, whole squares, in each of so many parts."""
+    return (steps * parts + PANEL_GAP) * SIDE
 
 
 @jit
 def square_at(line, number, part, length, p):
     """Where an operand at p, of sums of this length, has the square of a part that begins at a line and a number."""
-    steps = steps_of(length, p)
-    return p + (line // SIDE * panel_size(steps, parts_of(p)) + (part * whole(steps) + number // 2) * SIDE)
+    steps = whole(steps_of(length, p))
+    return p + (line // SIDE * panel_size(steps, parts_of(p)) + (part * steps + number // 2) * SIDE)
 
 
 @jit

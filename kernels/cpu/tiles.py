@@ -81,8 +81,8 @@ def _finish_block(
         block, block_row = sums, SIDE
     limit = floor if parts_of(a) == 1 else element(c, -np.inf)
     _deliver(rows, columns, sums, start, start_row, block, block_row, limit)
-    step = EDGE * SIDE
-    a_walk, b_walk = (1, step, whole(depth) * SIDE), (EDGE, step, whole(depth) * SIDE)
+    step, part_step = EDGE * SIDE, whole(depth) * SIDE
+    a_walk, b_walk = (1, step, part_step), (EDGE, step, part_step)
     mend(
         rows, columns, depth, a, EDGE, a_walk, b, (1, EDGE * EDGE), b_walk, start, start_row, start_step, block,
         block_row, floor,
@@ -96,21 +96,22 @@ def _multiply_block(
     extras,
 ):  # fmt: skip
     """The block of C at (i0, j0), from panels of A and B on, and what follows it."""
-    blocks, terms, panel = max(-(-depth // BLOCK_DEPTH), 1), terms_of(a), panel_size(depth, parts_of(a))
+    blocks, terms, held = max(-(-depth // BLOCK_DEPTH), 1), terms_of(a), whole(depth)
+    panel = panel_size(held, parts_of(a))
     for visit in range(blocks * terms):
         block, term = visit % blocks, visit // blocks
         # A block is whole tiles but at the end, where it is filled up.
         k = min(whole(depth * block // blocks), depth)
         end = min(whole(depth * (block + 1) // blocks), depth)
         a_part, b_part = parts_of_term(term, a)
-        a_k, b_k = (k + a_part * whole(depth)) * SIDE, (k + b_part * whole(depth)) * SIDE
+        a_k, b_k = (k + a_part * held) * SIDE, (k + b_part * held) * SIDE
         is_last = visit == blocks * terms - 1
         for i in range(0, rows, SIDE):
             a_panel, height = a + i // SIDE * panel, min(SIDE, rows - i)
             for group in range(0, columns, GROUP * SIDE):
                 group_end = min(columns, group + GROUP * SIDE)
                 for j in range(group, group_end, SIDE):
-                    width, sum_at = min(SIDE, columns - j), sums + (i // SIDE * CHUNK_PANELS + j // SIDE) * _BLOCK
+                    width, sum_at = min(SIDE, columns - j), sums + (i * CHUNK_PANELS + j) * SIDE
                     if is_last:
                         ask_for(ahead, i0 + i, j0 + j, height, width)
                     _multiply(height, width, end - k, a_panel + a_k, b + (j // SIDE * panel + b_k), sum_at, visit == 0)
@@ -119,9 +120,8 @@ def _multiply_block(
                     for j in range(group, group_end, SIDE):
                         _finish_block(
                             i0 + i, j0 + j, height, min(SIDE, columns - j), depth, a_panel, b + j // SIDE * panel,
-                            sums + (i // SIDE * CHUNK_PANELS + j // SIDE) * _BLOCK,
-                            start + (i * start_row + j * start_step), start_row, start_step, c + (i * c_row + j),
-                            c_row, floor, after_block, extras,
+                            sums + (i * CHUNK_PANELS + j) * SIDE, start + (i * start_row + j * start_step), start_row,
+                            start_step, c + (i * c_row + j), c_row, floor, after_block, extras,
                         )  # fmt: skip
                     stamp(me, EPILOGUE)
 
@@ -145,7 +145,7 @@ def _product_by_tiles(
 
     `after_block` gets blocks of at most SIDE rows and columns.
     """
-    panel = panel_size(depth, parts_of(a))
+    panel = panel_size(whole(depth), parts_of(a))
     block_rows, block_columns = _chunk_shape(rows, columns, depth)
     down, across = chunks_of(rows, columns, block_rows, block_columns)
     strip = -(-down // max(-(-4 * rows * depth * parts_of(a) // MOST_OF_A), 1))
