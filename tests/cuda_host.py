@@ -5,21 +5,15 @@ Proves indices, formulas, barriers and the bounds of shared memory; nothing of t
 
 import ctypes
 import functools
-import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import pytest
+from host_compiler import compile_library
 
 from fastmlp.kernels.cuda_cpp.compile import SOURCES
 
 HERE = Path(__file__).parent
-COMPILER = shutil.which("g++") or shutil.which("clang++")
-
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler, g++ or clang++")
-
 ORDERS = (0, 1, 2)
 """Of threads: early warps and blocks as far ahead as they can be, late ones, or by chance."""
 
@@ -38,10 +32,8 @@ def library(program):
     exports = "".join(f"HOST_KERNEL({kernel})\n" for kernel in program.kernels)
     source = target.with_suffix(".cpp")
     source.write_text(f'#include "{SOURCES / program.source}.cu"\n{exports}')
-    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-include", HERE / "cuda_host.h", f"-I{SOURCES}"]
-    flags += [f"-D{name}={value}" for name, value in program.defines]
-    done = subprocess.run([COMPILER, *flags, source, "-o", target], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    defines = [f"-D{name}={value}" for name, value in program.defines]
+    compile_library(source, target, "-O1", "-include", HERE / "cuda_host.h", f"-I{SOURCES}", *defines)
     return ctypes.CDLL(str(target))
 
 

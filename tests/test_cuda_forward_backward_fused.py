@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import oracles
 import pytest
-from cuda_host import ORDERS, Kernel, needs_compiler
+from cuda_host import ORDERS, Kernel
+from host_compiler import needs_compiler
 from networks import data, fill, gaps, network, wide
 from rulings import assert_same_bits, assert_same_special_values, small_integers
 from test_train import KINDS

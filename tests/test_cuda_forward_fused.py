@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cuda_host import Kernel, needs_compiler
+from cuda_host import Kernel
+from host_compiler import needs_compiler
 from networks import fill, network
 from rulings import assert_same_bits, assert_same_special_values, small_integers
 

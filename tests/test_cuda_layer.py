@@ -7,6 +7,7 @@ import cuda_host
 import numpy as np
 import oracles
 import pytest
+from host_compiler import needs_compiler
 from rulings import assert_same_bits, assert_same_special_values, small_integers
 
 from fastmlp.kernels.contract import ACTIVATIONS
@@ -23,7 +24,7 @@ from fastmlp.kernels.cuda_cpp.layers import (
 )
 from fastmlp.kernels.reference.rounding import rounded
 
-pytestmark = cuda_host.needs_compiler
+pytestmark = needs_compiler
 
 SHAPES = [(1, 1, 1), (130, 40, 9), (70, 129, 137), (128, 64, 128), (20, 300, 260)]
 """(n, k, m): one element; tails in each direction, over the edge of a tile and of a stage; whole tiles;

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cuda_host import ORDERS, Kernel, needs_compiler
+from cuda_host import ORDERS, Kernel
+from host_compiler import needs_compiler
 
 from fastmlp.kernels.cuda_cpp.registry import ROUNDING
 from fastmlp.kernels.reference.rounding import rounded

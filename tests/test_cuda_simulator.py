@@ -10,7 +10,8 @@ import numba
 import numpy as np
 import oracles
 import pytest
-from cuda_host import Kernel, needs_compiler
+from cuda_host import Kernel
+from host_compiler import needs_compiler
 from networks import data, fill, network
 from numba import cuda
 from rulings import assert_bounded, assert_same_bits, assert_same_special_values, small_integers, with_special_values

@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import oracles
 import pytest
+from host_compiler import needs_compiler
 from networks import data, fill, gaps, network, wide
 from rulings import assert_same_bits, small_integers
 
@@ -25,7 +26,7 @@ if not numba.config.ENABLE_CUDASIM:
 from test_train import Run, an_order, rule
 
 pytestmark = [
-    cuda_host.needs_compiler,
+    needs_compiler,
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # in the simulator's threads NumPy warns of NaN and Inf
     pytest.mark.filterwarnings("ignore:.*emulated"),
 ]

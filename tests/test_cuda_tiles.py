@@ -5,11 +5,11 @@ layouts are chosen so that it is one turn for every 128 bytes.
 """
 
 import ctypes
-import subprocess
 
 import cuda_host
 import numpy as np
 import pytest
+from host_compiler import compile_library, needs_compiler
 
 from fastmlp.kernels.cuda_cpp.compile import SOURCES
 from fastmlp.kernels.cuda_cpp.layers import BFLOAT16, EDGE, HIGHEST, KINDS, PER_CHUNK
@@ -92,13 +92,12 @@ def exported(kind, text, folder):
     """C functions of one kind of operands' headers, compiled for the processor."""
     source, target = folder / "source.cpp", folder / "library.so"
     source.write_text(f'#include "gemm{"_hopper" if kind.hopper else ""}.cuh"\n{text}')
-    command = [cuda_host.COMPILER, "-std=c++17", "-w", "-shared", "-fPIC", f"-I{SOURCES}", "-include"]
-    command += [cuda_host.HERE / "cuda_host.h", *(f"-D{name}={value}" for name, value in kind.defines), source]
-    subprocess.run([*command, "-o", target], check=True)
+    defines = [f"-D{name}={value}" for name, value in kind.defines]
+    compile_library(source, target, f"-I{SOURCES}", "-include", cuda_host.HERE / "cuda_host.h", *defines)
     return ctypes.CDLL(str(target))
 
 
-@cuda_host.needs_compiler
+@needs_compiler
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kernels_are_as_layers_has_them(kind, tmp_path):
     names = {"THREADS": kind.threads, "BLOCK_THREADS": kind.block_threads, "TILE_COLUMNS": kind.tile_columns}
@@ -108,7 +107,7 @@ def test_the_kernels_are_as_layers_has_them(kind, tmp_path):
     assert {name: getattr(library, f"get_{name}")() for name in names} == names
 
 
-@cuda_host.needs_compiler
+@needs_compiler
 @pytest.mark.parametrize("kind", [BFLOAT16, HIGHEST])
 def test_the_kernels_use_these_layouts(kind, tmp_path):
     text = (

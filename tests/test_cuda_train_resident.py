@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from cuda_host import ORDERS, Kernel, needs_compiler
+from cuda_host import ORDERS, Kernel
+from host_compiler import needs_compiler
 from networks import data, network
 from rulings import assert_same_bits, assert_same_special_values
 from test_train import KINDS, Run, an_order, compare, rule

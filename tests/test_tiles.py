@@ -20,6 +20,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import tile_host
+from host_compiler import COMPILER
 from rulings import assert_same_bits
 
 from fastmlp.kernels.cpu import amx, squares, tiles, units
@@ -208,7 +209,7 @@ def run_machine_code(tmp_path_factory):
         pytest.skip("tiles are done for programs of Linux, x86-64, with registers of 64 bytes")
     if FEATURES.get("amx-tile"):
         pytest.skip("this processor does AMX's instructions itself")
-    if tile_host.COMPILER is None:
+    if COMPILER is None:
         pytest.skip("needs a C++ compiler, g++ or clang++")
     folder = tmp_path_factory.mktemp("host")
     library, counts = tile_host.compiled(folder), folder / "counts"
@@ -303,7 +304,7 @@ def test_tiles_are_configured_once_at_the_start_and_released_at_the_end(assembly
 def test_every_row_that_a_tile_loads_is_a_cache_line():
     """Rows of operands are 64 bytes apart, those of sums 128; here is where they begin."""
     assert squares.SIDE * 4 == 2 * amx.ROW_BYTES == 128
-    for size in (tiles._SUMS, tiles._BLOCK, squares.panel_size.py_func(13, 2)):
+    for size in (tiles._SUMS, tiles._BLOCK, squares.panel_size.py_func(squares.whole.py_func(13), 2)):
         assert size * 4 % 64 == 0
     _, _, _, scratch = Products(np.dtype(np.float32), [Shape(100, 33)], 1).addresses
     assert scratch % 64 == 0

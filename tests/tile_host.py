@@ -5,14 +5,11 @@ plugin (`-p tile_host -p no:faulthandler`, which would handle the signal first).
 """
 
 import importlib
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import llvmlite.binding as llvm
-
-COMPILER = shutil.which("g++") or shutil.which("clang++")
+from host_compiler import compile_library
 
 _found = llvm.get_host_cpu_features
 
@@ -20,10 +17,7 @@ _found = llvm.get_host_cpu_features
 def compiled(folder: Path) -> Path:
     """The library, compiled into a folder."""
     library = folder / "tile_host.so"
-    flags = ["-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-ffp-contract=off", "-w"]
-    source = Path(__file__).with_suffix(".cpp")
-    done = subprocess.run([COMPILER, *flags, source, "-o", library, "-ldl"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    compile_library(Path(__file__).with_suffix(".cpp"), library, "-O2", "-march=native", "-ffp-contract=off")
     return library
 
 
