@@ -8,9 +8,10 @@
 
 struct alignas(64) TensorMap {  // what tests put in the place of the driver's
     const unsigned short* base;
-    long long inner, outer, stride;  // elements; of the matrix, and from row to row
+    long long inner, outer, stride;  // elements; of a matrix, and from row to row
     long long box_inner, box_outer;
-    unsigned char rest[80];
+    long long parts, part;  // matrices, and elements from one to the next
+    unsigned char rest[64];
 };
 static_assert(sizeof(TensorMap) == 128);
 
@@ -79,8 +80,9 @@ inline void barrier_wait(Barrier* barrier, int parity) {
 
 inline void acquire_map(const TensorMap*) {}
 
-inline void copy_box(void* to, const TensorMap* map, int inner, int outer, Barrier* barrier) {
+inline void copy_box(void* to, const TensorMap* map, int inner, int outer, int part, Barrier* barrier) {
     host::demand(map->box_inner == 64 && map->box_outer <= 256, "a box that is not 128 bytes wide");
+    host::demand(part >= 0 && part < map->parts && map->part % 8 == 0, "a part that is not there");
     host::demand(map->stride % 8 == 0 && reinterpret_cast<uintptr_t>(map->base) % 16 == 0, "a misaligned matrix");
     const unsigned place = shared_address(to);
     host::demand(place % 1024 == 0, "a box that does not begin with an atom");
@@ -89,7 +91,7 @@ inline void copy_box(void* to, const TensorMap* map, int inner, int outer, Barri
             const long long x = inner + i, y = outer + row;
             const bool there = x < map->inner && y < map->outer;
             auto* target = host::swizzled(place + row * 128 + i * 2);
-            *reinterpret_cast<unsigned short*>(target) = there ? map->base[y * map->stride + x] : 0;
+            *reinterpret_cast<unsigned short*>(target) = there ? map->base[part * map->part + y * map->stride + x] : 0;
         }
     auto& it = host::phases(barrier);
     it.bytes -= int(map->box_outer * 128);
@@ -121,8 +123,9 @@ inline unsigned long long descriptor(const void* start, int leading, int stride)
            static_cast<unsigned long long>(stride >> 4) << 32 | 1ULL << 62;
 }
 
-template <bool A_ACROSS, bool B_ACROSS, typename Widen>
-void multiply_in_group(float (&c)[128], unsigned long long a, unsigned long long b, int adds, Widen widen) {
+template <bool A_ACROSS, bool B_ACROSS, int SUMS, typename Widen>
+void multiply_in_group(float (&c)[SUMS], unsigned long long a, unsigned long long b, int adds, Widen widen) {
+    static_assert(SUMS == 64 || SUMS == 128);
     float* mine = c;
     const int thread = host::now->index % 128, first = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
     host::now->products.push_back([=] {
@@ -130,7 +133,7 @@ void multiply_in_group(float (&c)[128], unsigned long long a, unsigned long long
         double rows[2][16];
         for (int half = 0; half < 2; ++half)
             for (int k = 0; k < 16; ++k) rows[half][k] = widen(x.element(A_ACROSS, first + 8 * half, k));
-        for (int j = 0; j < 32; ++j)
+        for (int j = 0; j < SUMS / 4; ++j)
             for (int e = 0; e < 2; ++e) {
                 double ys[16];
                 for (int k = 0; k < 16; ++k) ys[k] = widen(y.element(B_ACROSS, 8 * j + column + e, k));
@@ -143,12 +146,12 @@ void multiply_in_group(float (&c)[128], unsigned long long a, unsigned long long
             }
     });
 }
-template <bool A_ACROSS, bool B_ACROSS>
-void multiply_group_bfloat16(float (&c)[128], unsigned long long a, unsigned long long b, int adds) {
+template <bool A_ACROSS, bool B_ACROSS, int SUMS>
+void multiply_group_bfloat16(float (&c)[SUMS], unsigned long long a, unsigned long long b, int adds) {
     multiply_in_group<A_ACROSS, B_ACROSS>(
         c, a, b, adds, [](unsigned short bits) { return __uint_as_float(unsigned(bits) << 16); });
 }
-template <bool A_ACROSS, bool B_ACROSS>
-void multiply_group_float16(float (&c)[128], unsigned long long a, unsigned long long b, int adds) {
+template <bool A_ACROSS, bool B_ACROSS, int SUMS>
+void multiply_group_float16(float (&c)[SUMS], unsigned long long a, unsigned long long b, int adds) {
     multiply_in_group<A_ACROSS, B_ACROSS>(c, a, b, adds, widen_float16);
 }

@@ -76,9 +76,11 @@ class Operand:
         if not self.kind.hopper:
             return self.arguments
         (rows, columns), box = self.shape, EDGE if deep else 64
-        self.map = np.zeros(16, np.int64)
-        self.map[:6] = self.memory.ctypes.data, columns, rows, self.stride, 64, box
-        return self.map, self.stride, self.memory[0].size
+        address, part = self.memory.ctypes.data, self.memory[0].size
+        self.map = np.zeros(24, np.int64)
+        self.map[:8] = address, columns, rows, self.stride, 64, box, self.kind.parts, part
+        self.map[16] = address
+        return self.map, self.stride, part
 
     @property
     def value(self):

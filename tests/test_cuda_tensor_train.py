@@ -61,8 +61,9 @@ def hopper(monkeypatch):
     """A device of compute capability 9.0, and maps for its copy engine in cuda_host_hopper.h's own form."""
     from fastmlp.kernels.cuda import cubins, tensor_maps
 
-    def encoded(code, address, rows, columns, stride, box):
-        return np.array([address, columns, rows, stride, tensor_maps.WIDE, box, *[0] * 10], np.int64).view(np.uint8)
+    def encoded(operand, box):
+        sizes = operand.columns, operand.rows, operand.stride, tensor_maps.WIDE, box, operand.parts, operand.part
+        return np.array([operand.address, *sizes, *[0] * 8], np.int64).view(np.uint8)
 
     monkeypatch.setattr(cubins, "capability", lambda: (9, 0))
     monkeypatch.setattr(tensor_maps, "encoded", encoded)
@@ -139,23 +140,47 @@ def test_train_bfloat16(backend, rng, canary, optimizer, shuffled, hidden):
     assert (gaps(net, runs[0].state) == 0).all()
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_hopper_trains_as_others_do(backend, hopper, canary, activation):
+def high(widths, activations, loss="mse"):
+    net = network(widths, activations, loss, np.float32)
+    return Network(net.widths, net.activations, loss, net.dtype, high=True)
+
+
+def highest(widths, activations, loss="mse"):
+    return network(widths, activations, loss, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "tiles"),
+    [
+        (bfloat16, "relu", 128),
+        (bfloat16, "gelu", 256),
+        (float16, "gelu", 128),
+        (float16, "relu", 256),
+        (high, "gelu", 128),
+        (highest, "relu", 128),
+    ],
+)
+def test_hopper_trains_as_others_do(backend, hopper, canary, monkeypatch, kind, activation, tiles):
     """The last and short batch of an epoch included; bias gradients alone are summed by other threads."""
     from fastmlp.kernels.cuda import cubins
+    from fastmlp.kernels.cuda_cpp import layers
 
-    net = bfloat16((256, 256, 256), (activation, "identity"), "half_mse")
+    monkeypatch.setattr(layers, "MULTIPROCESSORS", 1 if tiles == 256 else 132)  # so that few tiles are many
+    net = kind((256, 256, 256), (activation, "identity"), "half_mse")
     runs = [Run(net, rule("adam", 0.1, 256), np.random.default_rng(3), canary) for _ in range(2)]
     order = an_order(np.random.default_rng(5), 1)
-    assert backend.Workspace(net, 13, True).tensor.weights[0].elements.hopper
+    elements = backend.Workspace(net, 13, True).tensor.elements
+    assert elements.hopper
+    assert elements.tiled(13, 256).tile_columns == tiles
     losses = [runs[0].steps(backend, order, 0, 13, 2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cubins, "capability", lambda: (8, 0))
         losses.append(runs[1].steps(backend, order, 0, 13, 2))
     np.testing.assert_allclose(*losses, rtol=1e-5)
     moved = np.abs(runs[1].parameters - runs[1].initial).max()
-    np.testing.assert_allclose(runs[0].parameters, runs[1].parameters, atol=2**-7 * moved)
-    np.testing.assert_allclose(runs[0].state, runs[1].state, atol=2**-7 * np.abs(runs[1].state).max())
+    close = {bfloat16: 2**-7, float16: 2**-10, high: 2**-12, highest: 2**-16}[kind]
+    np.testing.assert_allclose(runs[0].parameters, runs[1].parameters, atol=close * moved)
+    np.testing.assert_allclose(runs[0].state, runs[1].state, atol=close * np.abs(runs[1].state).max())
 
 
 def test_hopper_leaves_narrow_layers_to_smaller_tiles(backend, hopper):
@@ -271,21 +296,6 @@ def test_train_float16(backend, rng, canary, optimizer):
     moved = np.abs(runs[1].parameters - runs[1].initial).max()
     np.testing.assert_allclose(runs[0].parameters, runs[1].parameters, atol=2**-9 * moved)
     np.testing.assert_allclose(runs[0].state, runs[1].state, atol=2**-9 * np.abs(runs[1].state).max(initial=1e-9))
-
-
-def test_hopper_trains_float16_as_others_do(backend, hopper, canary):
-    from fastmlp.kernels.cuda import cubins
-
-    net = float16((256, 256, 256), ("gelu", "identity"), "half_mse")
-    runs = [Run(net, rule("adam", 0.1, 256), np.random.default_rng(3), canary) for _ in range(2)]
-    assert backend.Workspace(net, 13, True).tensor.elements.hopper
-    losses = [runs[0].steps(backend, None, 0, 13, 2)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cubins, "capability", lambda: (8, 0))
-        losses.append(runs[1].steps(backend, None, 0, 13, 2))
-    np.testing.assert_allclose(*losses, rtol=1e-5)
-    moved = np.abs(runs[1].parameters - runs[1].initial).max()
-    np.testing.assert_allclose(runs[0].parameters, runs[1].parameters, atol=2**-10 * moved)
 
 
 @pytest.mark.parametrize("name", ["network mse sgd float16", "steps as a CUDA graph float16"])

@@ -12,7 +12,7 @@ import pytest
 from host_compiler import compile_library, needs_compiler
 
 from fastmlp.kernels.cuda_cpp.compile import SOURCES
-from fastmlp.kernels.cuda_cpp.layers import BFLOAT16, EDGE, HIGHEST, KINDS, PER_CHUNK
+from fastmlp.kernels.cuda_cpp.layers import BFLOAT16, BFLOAT16_HOPPER, EDGE, HIGHEST, KINDS, PER_CHUNK
 
 DEPTH, CHUNK = 32, 16
 LANES = np.arange(32)
@@ -132,6 +132,21 @@ def test_tiles_of_a_grid_cover_the_product_once():
             within = block - group * 8 * over
             seen.append((group * 8 + within % high, within // high))
         assert sorted(seen) == [(i, j) for i in range(down) for j in range(over)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "tile_columns"),
+    [
+        (4096, 512, 128),  # 64 wide tiles or 128: both at once on 132 multiprocessors, so the smaller
+        (4096, 1024, 256),  # 128 or 256, in one turn or two
+        (8192, 4096, 256),
+        (13, 100, 128),
+    ],
+)
+def test_hopper_takes_the_tiles_that_end_sooner(rows, columns, tile_columns):
+    assert BFLOAT16_HOPPER.tiled(rows, columns).tile_columns == tile_columns
+    for kind in (BFLOAT16, HIGHEST):
+        assert kind.tiled(rows, columns) is kind
 
 
 def test_shared_memory_suffices_on_every_device():

@@ -31,13 +31,20 @@ Float32 in three parts takes six products, so it gains there alone: GeForce's an
 WASTE = 2.0
 """Tiles may compute this many times what is asked for; past that the portable kernels' smaller tiles are as good."""
 
+_OF_PARTS = {
+    1: (layers.BFLOAT16, layers.BFLOAT16_HOPPER),
+    2: (layers.HIGH, layers.HIGH_HOPPER),
+    3: (layers.HIGHEST, layers.HIGHEST_HOPPER),
+}
+"""What float32 operands are multiplied as, in how many parts: usually, and on Hopper."""
+
 
 def elements_of(network: Network) -> Elements | None:
     """What the network's products multiply on the current device; None where the portable kernels run them."""
     if network.dtype != np.float32:
         return None
     if network.float16:
-        return _whole(layers.FLOAT16, layers.FLOAT16_HOPPER, network.widths)
+        return _for_device(layers.FLOAT16, layers.FLOAT16_HOPPER, network.widths)
     return _choice(network.widths, 1 if network.bfloat16 else 2 if network.high else 3)
 
 
@@ -49,28 +56,27 @@ def elements_of_matmul(shape: tuple[int, int], elements_of_a: int, parts: int) -
 
 
 def _choice(widths: tuple[int, ...], parts: int) -> Elements | None:
-    if parts == 1:
-        return _whole(layers.BFLOAT16, layers.BFLOAT16_HOPPER, widths)
-    split = layers.HIGH if parts == 2 else layers.HIGHEST
-    return split if fills_tiles(split, widths) and splitting_pays() else None
+    if parts > 1 and not (fills_tiles(widths) and splitting_pays()):
+        return None
+    return _for_device(*_OF_PARTS[parts], widths)
 
 
-def _whole(usual: Elements, hopper: Elements, widths: tuple[int, ...]) -> Elements:
-    return hopper if cubins.architecture() == "sm_90a" and fills_tiles(hopper, widths) else usual
+def _for_device(usual: Elements, hopper: Elements, widths: tuple[int, ...]) -> Elements:
+    return hopper if cubins.architecture() == "sm_90a" and fills_tiles(widths) else usual
 
 
-def fills_tiles(elements: Elements, widths: tuple[int, ...]) -> bool:
+def fills_tiles(widths: tuple[int, ...]) -> bool:
     """Whether layers this wide keep tiles busy: given enough rows, the three products' padding is in bounds."""
     pairs = list(pairwise(widths))
     asked = 3 * sum(k * m for k, m in pairs)
-    computed = sum(_padded(EDGE, k) * _padded(elements.tile_columns, m) for k, m in pairs)  # the weight gradient
-    computed += sum(k * _padded(elements.tile_columns, m) for k, m in pairs)  # forward
-    computed += sum(_padded(elements.tile_columns, k) * m for k, m in pairs)  # the input gradient
+    computed = sum(_padded(k) * _padded(m) for k, m in pairs)  # the weight gradient
+    computed += sum(k * _padded(m) for k, m in pairs)  # forward
+    computed += sum(_padded(k) * m for k, m in pairs)  # the input gradient
     return computed <= WASTE * asked
 
 
-def _padded(step: int, size: int) -> int:
-    return -(-size // step) * step
+def _padded(size: int) -> int:
+    return -(-size // EDGE) * EDGE
 
 
 def splitting_pays() -> bool:

@@ -11,14 +11,11 @@ import numpy as np
 from ..contract import ACTIVATIONS
 from ..cuda_cpp import layers
 from ..cuda_cpp.compile import Program
-from ..cuda_cpp.layers import EDGE, Elements, padded
-from ..network import Optimizer
+from ..cuda_cpp.layers import EDGE, MULTIPROCESSORS, Elements, padded
+from ..network import Network, Optimizer
 from . import cubins
 from .memory import address, empty
-from .tensor_maps import tensor_map
-
-MULTIPROCESSORS = 132
-"""Of Hopper; an A100 has 108. Sums are cut by it, so it is a constant: the same bits on any device."""
+from .tensor_maps import Parts, matrix
 
 ROWS_OF_SHARE = 512
 """Rows of a batch that a block sums at least, where a weight gradient is cut into shares: 8 or 16 stages."""
@@ -48,17 +45,18 @@ class Operand:
     def factor(self, rows: int, deep: bool) -> tuple[Any, int, int]:
         """As a product takes its first `rows` rows, which run along the sum (deep) or across it.
 
-        In the place of the address Hopper's kernels take that of a tensor map, which is kept for the next call.
+        In the place of the address Hopper's kernels take that of a map of it, which is kept for the next call.
         """
         if not self.elements.hopper:
             return self.arguments
+        _, stride, part = self.arguments
         if (rows, deep) not in self._maps:
             if len(self._maps) >= 64:  # batches of ever new sizes
                 self._maps.clear()
-            self._maps[rows, deep] = tensor_map(
-                self.elements.code, address(self.memory), rows, self.columns, self.stride, deep
-            )
-        return self._maps[rows, deep], self.stride, self.rows * self.stride
+            code, parts = self.elements.code, self.elements.parts
+            described = Parts(code, address(self.memory), parts, rows, self.columns, stride, part)
+            self._maps[rows, deep] = matrix(described, deep)
+        return self._maps[rows, deep], stride, part
 
     def maps(self) -> list[Any]:
         """The tensor maps that are kept."""
@@ -89,7 +87,8 @@ def matmul(elements: Elements, a: Any, b: Any, out: Any, transpose_a: bool, tran
         factors += operand.factor(len(array), deep)
     how = {(False, False): "", (True, False): "_transposed_a", (False, True): "_transposed_b"}
     name = f"matmul{how.get((transpose_a, transpose_b), '_transposed_both')}"
-    _product(elements, layers.matmul(elements), name, (elements.tiles(n, m),), (*factors, n, k, m, out))
+    kind = elements.tiled(n, m)
+    _product(kind, layers.matmul(kind), name, (kind.tiles(n, m),), (*factors, n, k, m, out))
 
 
 def linear_forward(
@@ -98,25 +97,28 @@ def linear_forward(
     """activation(x[n, k] @ w[k, m] + b[m]) to what is given of y[n, m], z[n, m], float32, and the operand `out`."""
     k, m = w.rows, w.columns
     results = (*_rows(y, m), *_rows(z, m), *(Operand.none() if out is None else out.arguments))
-    program = layers.linear_forward(x.elements, activation)
+    kind = x.elements.tiled(x.rows, m)
+    program = layers.linear_forward(kind, activation)
     factors = *x.factor(n, True), *w.factor(k, False)
-    _product(x.elements, program, "linear_forward", (x.elements.tiles(n, m),), (*factors, n, k, m, b, *results))
+    _product(kind, program, "linear_forward", (kind.tiles(n, m),), (*factors, n, k, m, b, *results))
 
 
 def input_gradient(dz: Operand, w: Operand, n: int, activation: str, saved: Any, out: Operand, partials: Any) -> None:
     """The delta of the layer below, dz[n, m] @ w[k, m].T * activation'(saved), to `out`, its sums to `partials`."""
     k, m = w.rows, w.columns
     results = *_saved(activation, saved, k), NOTHING, *out.arguments, partials
-    program = layers.input_gradient(dz.elements, activation)
+    kind = dz.elements.tiled(dz.rows, k)
+    program = layers.input_gradient(kind, activation)
     factors = *dz.factor(n, True), *w.factor(k, True)
-    _product(dz.elements, program, "input_gradient", (dz.elements.tiles(n, k),), (*factors, n, k, m, *results))
+    _product(kind, program, "input_gradient", (kind.tiles(n, k),), (*factors, n, k, m, *results))
 
 
 def output_delta(dy: Any, scale: float, n: int, activation: str, saved: Any, out: Operand, partials: Any) -> None:
     """The last layer's delta, scale * dy[n, m] * activation'(saved), to `out`, its sums to `partials`."""
     m = out.columns
     arguments = dy, np.float32(scale), n, m, *_saved(activation, saved, m), *out.arguments, partials
-    program, kind = layers.input_gradient(out.elements, activation), out.elements
+    kind = out.elements.tiled(out.rows, m)
+    program = layers.input_gradient(kind, activation)
     _launch(program, "output_delta", (kind.tiles(n, m),), kind.threads, arguments, _scratch(kind))
 
 
@@ -147,9 +149,9 @@ def weight_update(
         w, w_first, w_second, *(Operand.none() if operand is None else operand.arguments), partials,
         b, b_first, b_second, np.float32(1 / scale), NOTHING if optimizer is None else numbers,
     )  # fmt: skip
-    kind = x.elements
+    kind = x.elements.tiled(k, m)
     program = layers.weight_update(kind, None if optimizer is None else optimizer.name)
-    grid, count = kind.tiles(k, m), shares(kind, n, k, m)
+    grid, count = kind.tiles(k, m), shares(x.elements, n, k, m)
     product = *x.factor(n, False), *dz.factor(n, False), n, k, m
     if count == 1:
         _product(kind, program, "weight_update", (grid,), (*product, *step))
@@ -158,23 +160,30 @@ def weight_update(
         _launch(program, "apply_update", (grid,), kind.threads, (sums, count, n, k, m, *step), _scratch(kind))
 
 
-def load_kernels(elements: Elements, activations: tuple[str, ...], optimizer: Optimizer | None) -> None:
-    """Compile and load all that a step launches, so that what may fail in that fails before the step begins."""
-    products, scratch = elements.shared_bytes, _scratch(elements)
+def load_kernels(elements: Elements, network: Network, rows: int, optimizer: Optimizer | None) -> None:
+    """Compile and load all that a step on up to `rows` rows launches, so that it fails, if it does, before the step."""
     cubins.kernel(layers.to_elements(elements), "to_elements", 0)
-    for activation in activations:
-        cubins.kernel(layers.linear_forward(elements, activation), "linear_forward", products)
-        cubins.kernel(layers.input_gradient(elements, activation), "input_gradient", products)
-    cubins.kernel(layers.input_gradient(elements, activations[-1]), "output_delta", scratch)
-    program = layers.weight_update(elements, None if optimizer is None else optimizer.name)
-    for name, shared_bytes in (("weight_update", products), ("weight_partials", products), ("apply_update", scratch)):
-        cubins.kernel(program, name, shared_bytes)
+    below = None
+    for layer in network.layers:
+        kind = elements.tiled(rows, layer.outputs)
+        cubins.kernel(layers.linear_forward(kind, layer.activation), "linear_forward", kind.shared_bytes)
+        if below is not None:
+            kind = elements.tiled(rows, layer.inputs)
+            cubins.kernel(layers.input_gradient(kind, below), "input_gradient", kind.shared_bytes)
+        below = layer.activation
+        kind = elements.tiled(layer.inputs, layer.outputs)
+        program = layers.weight_update(kind, None if optimizer is None else optimizer.name)
+        for name in ("weight_update", "weight_partials"):
+            cubins.kernel(program, name, kind.shared_bytes)
+        cubins.kernel(program, "apply_update", _scratch(kind))
+    kind = elements.tiled(rows, network.layers[-1].outputs)
+    cubins.kernel(layers.input_gradient(kind, network.layers[-1].activation), "output_delta", _scratch(kind))
 
 
 def shares(elements: Elements, n: int, k: int, m: int) -> int:
     """Into how many shares of its n rows a weight gradient [k, m] is cut, by shape alone."""
     blocks = MULTIPROCESSORS if elements.hopper or elements.parts > 1 else 2 * MULTIPROCESSORS  # that run at once
-    count = max(1, min(blocks // elements.tiles(k, m), n // ROWS_OF_SHARE))
+    count = max(1, min(blocks // elements.tiled(k, m).tiles(k, m), n // ROWS_OF_SHARE))
     return -(-n // _rows_of_share(n, count))
 
 

@@ -98,7 +98,7 @@ def train(
         buffers.ready(n)
         return buffers.maps()
 
-    load_kernels(buffers.elements, network.activations, optimizer)
+    load_kernels(buffers.elements, network, workspace.rows, optimizer)
     _take_weights(network, parameters, buffers)
     given = places(parameters, state, x, target, order)
     steps.make(launches, given, optimizer, updates, len(x), start, batch_size, losses, penalties, ready)

@@ -13,6 +13,7 @@
 //
 // Every element of C is summed in one order, whatever the grid: the same bits on every run.
 #pragma once
+#include "parts.cuh"
 #include "rows.cuh"
 
 constexpr int STAGES = PARTS == 1 ? 4 : PARTS == 2 ? 3 : 2;  // 64 or 96 KiB: two blocks a multiprocessor, or all of sm_86's
@@ -21,31 +22,6 @@ constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
 static_assert(EDGE * EDGE * 4 <= SHARED_BYTES, "the finished tile takes the stages' place");
 constexpr int WARP_ROWS = 64, WARP_COLUMNS = EDGE * EDGE / WARPS / WARP_ROWS;
 constexpr int A_TILES = WARP_ROWS / 16, B_TILES = WARP_COLUMNS / 8;
-
-// The products of parts, i of A and j of B with i + j < PARTS, smallest first.
-constexpr int PRODUCTS = PARTS * (PARTS + 1) / 2;
-__device__ __forceinline__ constexpr int part_of_a(int product) {
-    return PARTS == 1 ? 0 : PARTS == 2 ? product == 0 : product == 0 || product == 3 ? 1 : product == 1 ? 2 : 0;
-}
-__device__ __forceinline__ constexpr int part_of_b(int product) {
-    return PARTS == 1 ? 0 : PARTS == 2 ? product == 1 : product == 0 || product == 4 ? 1 : product == 2 ? 2 : 0;
-}
-
-// An element of C once more, by one thread, in float32: the parts of Inf are Inf and 0, and Inf times a part that is 0
-// makes NaN of what float32 leaves Inf.
-template <bool A_DEEP, bool B_DEEP>
-__device__ __forceinline__ float sum_alone(const Operand& a, const Operand& b, int row, int column, int begin, int end) {
-    float sum = 0.0f;
-    for (int k = begin; k < end; ++k) {
-        float x = 0.0f, y = 0.0f;
-        for (int p = PARTS; p-- > 0;) {
-            x += widen(a.data[(A_DEEP ? row * a.stride + k : k * a.stride + row) + p * a.part]);
-            y += widen(b.data[(B_DEEP ? column * b.stride + k : k * b.stride + column) + p * b.part]);
-        }
-        sum += x * y;
-    }
-    return sum;
-}
 
 // epilogue.finish(...), as in rows.cuh, for every element of the tile of C, its sums over steps begin .. end - 1.
 template <bool A_DEEP, bool B_DEEP, class Epilogue>
@@ -122,10 +98,6 @@ __device__ __forceinline__ void gemm(char* shared, const Operand& a, const Opera
 
     for_rows(shared, tile, a.count, b.count, epilogue, [&](int row, int column, float (&values)[4]) {
         load(values, resting + resting_place(row, column), 4);
-        if (PARTS > 1) {
-            for (int i = 0; i < 4; ++i)
-                if (values[i] != values[i] && tile.column + column + i < b.count)
-                    values[i] = sum_alone<A_DEEP, B_DEEP>(a, b, tile.row + row, tile.column + column + i, begin, end);
-        }
+        mend<A_DEEP, B_DEEP>(values, a, b, tile.row + row, tile.column + column, begin, end);
     });
 }

@@ -1,31 +1,45 @@
-// C = A B on Hopper's tensor cores (wgmma), one 128 x 256 tile of C a block, with the same epilogues as gemm.cuh.
+// C = A B on Hopper's tensor cores (wgmma), with the same epilogues as gemm.cuh. A block has one tile of C, of 128 rows and
+// HOPPER columns: 256, which spare shared memory, or 128, for products with few tiles and for operands in parts.
 //
-// Three warpgroups. One thread of the last keeps the copy engine busy: 64 steps of the sum are a stage of 48 KiB, four of
-// which lie in shared memory. The others multiply, each 64 x 256 of C in 128 registers a thread, which the last one
-// hands them. A stage is full when its bytes have come, and empty again when all eight warps are done reading it: a
-// warp waits for its products of one stage only when those of the next are under way.
+// Three warpgroups. One thread of the last keeps the copy engine busy: 64 steps of the sum are a stage, and shared memory
+// holds as many as 192 KiB do. The others multiply, each 64 rows of the tile in HOPPER / 2 registers a thread, which the
+// last one hands them. A stage is full when its bytes have come, and empty again when all eight warps are done reading it:
+// a warp waits for its products of one stage only when those of the next are under way.
 //
-// One step of 16 reads 2 x (2 + 8) KiB of shared memory in the 256 cycles that 128 x 256 x 16 multiply-adds take, and a
-// stage is written in 1024: 128 bytes a cycle, all that there is. A tile half as wide would need a quarter more.
+// One step of 16 on 128 x 256 reads 2 x (2 + 8) KiB of shared memory in the 256 cycles that its multiply-adds take, and
+// 12 KiB are written: 128 bytes a cycle, all that there is. On 128 x 128 it is 160 bytes a cycle: four fifths of full rate.
 //
-// Operands come as maps, see layers.py: `Operand::data` is their address. Boxes are 64 elements, 128 bytes, wide and
-// swizzled by the copy engine. Deep: 128 rows by 64 steps, 16 KiB. Across: 64 steps by 64 rows or columns of C, 8 KiB.
+// In parts, the products of a step are summed from zero, smallest first, and then added in float32: tensor cores cut off
+// what they add. While one warpgroup adds, the other's products run. A part is read in several products, so it is 128
+// bytes a cycle with three parts, 139 with two.
+//
+// Operands come as `Matrix`: see tensor_maps.py. Boxes are 64 elements, 128 bytes, wide and swizzled by the copy engine.
+// Deep: 128 rows by 64 steps, 16 KiB. Across: 64 steps by 64 rows or columns of C, 8 KiB.
 #pragma once
 #include "hopper.cuh"
+#include "parts.cuh"
 #include "rows.cuh"
+
+// What `Operand::data` is the address of: the parts as the copy engine sees them, and as threads do.
+struct Matrix {
+    TensorMap map;
+    const Element* elements;
+};
 
 constexpr int WIDE = 64;  // elements of a box's row, and steps of a stage
 constexpr int DEEP_BOX = EDGE * WIDE * 2, ACROSS_BOX = WIDE * WIDE * 2;
-constexpr int A_BYTES = EDGE * WIDE * 2, STAGE_BYTES = A_BYTES + TILE_COLUMNS * WIDE * 2, STAGES = 4;
+constexpr int A_BYTES = EDGE * WIDE * 2, B_BYTES = TILE_COLUMNS * WIDE * 2;  // of a part
+constexpr int STAGE_BYTES = PARTS * (A_BYTES + B_BYTES), STAGES = (192 << 10) / STAGE_BYTES;
 constexpr int ATOM = 8 * 128;  // bytes of 8 rows of a box
 constexpr int ALIGNED = 1024;  // atoms begin on multiples of their size
 constexpr int COPIERS = 128, PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
 constexpr int SHARED_BYTES = ALIGNED + STAGES * STAGE_BYTES + 2 * STAGES * sizeof(Barrier);
+constexpr int SUMS = TILE_COLUMNS / 2;  // of a thread
 static_assert(EDGE * TILE_COLUMNS * 4 + SCRATCH_BYTES <= STAGES * STAGE_BYTES, "the finished tile takes the stages' place");
-static_assert(BLOCK_THREADS == THREADS + COPIERS && PARTS == 1);
+static_assert(BLOCK_THREADS == THREADS + COPIERS);
 
 template <bool A_ACROSS, bool B_ACROSS>
-__device__ __forceinline__ void multiply_group(float (&c)[128], unsigned long long a, unsigned long long b, int adds) {
+__device__ __forceinline__ void multiply_group(float (&c)[SUMS], unsigned long long a, unsigned long long b, int adds) {
 #if ELEMENT == 0
     multiply_group_bfloat16<A_ACROSS, B_ACROSS>(c, a, b, adds);
 #else
@@ -33,13 +47,15 @@ __device__ __forceinline__ void multiply_group(float (&c)[128], unsigned long lo
 #endif
 }
 
-// The `edge` rows or columns of C from `first` on, steps k .. k + 63, to shared memory in boxes.
+// The `edge` rows or columns of C from `first` on, steps k .. k + 63, to shared memory in boxes, part after part.
 template <bool DEEP>
 __device__ __forceinline__ void copy_stage(char* to, const TensorMap* map, int first, int edge, int k, Barrier* full) {
-    for (int at = 0; at < edge; at += DEEP ? EDGE : WIDE) {
-        if (DEEP) copy_box(to + at / EDGE * DEEP_BOX, map, k, first + at, full);
-        else copy_box(to + at / WIDE * ACROSS_BOX, map, first + at, k, full);
-    }
+    for (int p = 0; p < PARTS; ++p)
+        for (int at = 0; at < edge; at += DEEP ? EDGE : WIDE) {
+            if (DEEP) copy_box(to, map, k, first + at, p, full);
+            else copy_box(to, map, first + at, k, p, full);
+            to += DEEP ? DEEP_BOX : ACROSS_BOX;
+        }
 }
 
 // Where rows or columns `first` on, a multiple of 64, and steps `step` .. + 15 of a stage's operand lie.
@@ -49,14 +65,45 @@ __device__ __forceinline__ unsigned long long place_of(const char* operand, int 
     return descriptor(operand + first / WIDE * ACROSS_BOX + step * 128, ACROSS_BOX, ATOM);
 }
 
+// A warpgroup's 64 rows of the tile: its products of one stage, which lies at `as` and `bs`. They are under way then, and
+// those before are done.
+template <bool A_DEEP, bool B_DEEP>
+__device__ __forceinline__ void multiply_stage(float (&c)[SUMS], const char* as, const char* bs, int group, int adds) {
+    products_begin();
+#pragma unroll
+    for (int step = 0; step < WIDE; step += STEP)
+        multiply_group<!A_DEEP, !B_DEEP>(c, place_of<A_DEEP>(as, group * 64, step), place_of<B_DEEP>(bs, 0, step),
+                                         adds || step > 0);
+    products_commit();
+    products_wait<1>();
+}
+
+// The same in parts, done and added to `total`.
+template <bool A_DEEP, bool B_DEEP>
+__device__ __forceinline__ void multiply_parts(float (&total)[SUMS], const char* as, const char* bs, int group) {
+    float c[SUMS];
+#pragma unroll
+    for (int step = 0; step < WIDE; step += STEP) {
+        products_begin();
+#pragma unroll
+        for (int product = 0; product < PRODUCTS; ++product)
+            multiply_group<!A_DEEP, !B_DEEP>(c, place_of<A_DEEP>(as + part_of_a(product) * A_BYTES, group * 64, step),
+                                             place_of<B_DEEP>(bs + part_of_b(product) * B_BYTES, 0, step), product > 0);
+        products_commit();
+        products_wait<0>();
+#pragma unroll
+        for (int i = 0; i < SUMS; ++i) total[i] += c[i];
+    }
+}
+
 template <bool A_DEEP, bool B_DEEP, class Epilogue>
 __device__ __forceinline__ void gemm(char* memory, const Operand& a, const Operand& b, int begin, int end,
                                      Epilogue& epilogue) {
     char* shared = memory + (-shared_address(memory) & (ALIGNED - 1));
     Barrier* full = reinterpret_cast<Barrier*>(shared + STAGES * STAGE_BYTES);
     Barrier* empty = full + STAGES;
-    const auto* a_map = reinterpret_cast<const TensorMap*>(a.data);
-    const auto* b_map = reinterpret_cast<const TensorMap*>(b.data);
+    const auto* a_matrix = reinterpret_cast<const Matrix*>(a.data);
+    const auto* b_matrix = reinterpret_cast<const Matrix*>(b.data);
     const Tile tile = tile_of(blockIdx.x, a.count, b.count);
     const int stages = (end - begin + WIDE - 1) / WIDE, thread = threadIdx.x;
 
@@ -72,37 +119,35 @@ __device__ __forceinline__ void gemm(char* memory, const Operand& a, const Opera
     if (thread >= THREADS) {
         give_registers<PRODUCER_REGISTERS>();
         if (thread == THREADS) {
-            acquire_map(a_map);
-            acquire_map(b_map);
+            acquire_map(&a_matrix->map);
+            acquire_map(&b_matrix->map);
             for (int stage = 0; stage < stages; ++stage) {
                 const int slot = stage % STAGES, turn = stage / STAGES;
                 barrier_wait(empty + slot, (turn & 1) ^ 1);
                 barrier_expect(full + slot, STAGE_BYTES);
                 char* to = shared + slot * STAGE_BYTES;
-                copy_stage<A_DEEP>(to, a_map, tile.row, EDGE, begin + stage * WIDE, full + slot);
-                copy_stage<B_DEEP>(to + A_BYTES, b_map, tile.column, TILE_COLUMNS, begin + stage * WIDE, full + slot);
+                const int k = begin + stage * WIDE;
+                copy_stage<A_DEEP>(to, &a_matrix->map, tile.row, EDGE, k, full + slot);
+                copy_stage<B_DEEP>(to + PARTS * A_BYTES, &b_matrix->map, tile.column, TILE_COLUMNS, k, full + slot);
             }
         }
     } else {
         take_registers<CONSUMER_REGISTERS>();
         const int group = thread / 128, lane = thread % 32;
-        float c[128];
+        float c[SUMS];
+        if (PARTS > 1 || stages == 0)
+            for (float& each : c) each = 0.0f;
         for (int stage = 0; stage < stages; ++stage) {
             const int slot = stage % STAGES;
             barrier_wait(full + slot, stage / STAGES & 1);
-            const char* at = shared + slot * STAGE_BYTES;
-            products_begin();
-#pragma unroll
-            for (int step = 0; step < WIDE; step += STEP)
-                multiply_group<!A_DEEP, !B_DEEP>(c, place_of<A_DEEP>(at, group * 64, step),
-                                                 place_of<B_DEEP>(at + A_BYTES, 0, step), stage > 0 || step > 0);
-            products_commit();
-            products_wait<1>();
-            if (stage > 0 && lane == 0) barrier_arrive(empty + (stage - 1) % STAGES);
+            const char* as = shared + slot * STAGE_BYTES;
+            const char* bs = as + PARTS * A_BYTES;
+            if (PARTS > 1) multiply_parts<A_DEEP, B_DEEP>(c, as, bs, group);
+            else multiply_stage<A_DEEP, B_DEEP>(c, as, bs, group, stage > 0);
+            const int done = PARTS > 1 ? stage : stage - 1;
+            if (done >= 0 && lane == 0) barrier_arrive(empty + done % STAGES);
         }
         products_wait<0>();
-        if (stages == 0)
-            for (float& each : c) each = 0.0f;
         some_threads(1, THREADS);  // both warpgroups have read the last stage, whose place the tile takes
 
         float* resting = reinterpret_cast<float*>(shared);
@@ -118,6 +163,9 @@ __device__ __forceinline__ void gemm(char* memory, const Operand& a, const Opera
         char* scratch = shared + EDGE * TILE_COLUMNS * 4;
         for_rows(scratch, tile, a.count, b.count, epilogue, [&](int row, int column, float (&values)[4]) {
             load(values, resting + resting_place(row, column), 4);
+            mend<A_DEEP, B_DEEP>(values, {a_matrix->elements, a.stride, a.part, a.count},
+                                 {b_matrix->elements, b.stride, b.part, b.count}, tile.row + row, tile.column + column,
+                                 begin, end);
         });
     }
 }

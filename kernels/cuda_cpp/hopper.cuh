@@ -4,7 +4,7 @@
 #define FASTMLP_HOPPER_CUH
 #include "tensor.cuh"
 
-// A matrix in global memory as the copy engine sees it, made by the driver's cuTensorMapEncodeTiled.
+// Matrices in global memory, one after the other, as the copy engine sees them, made by the driver's cuTensorMapEncodeTiled.
 struct alignas(64) TensorMap {
     unsigned char opaque[128];
 };
@@ -45,12 +45,12 @@ __device__ __forceinline__ void acquire_map(const TensorMap* map) {
     asm volatile("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(map) : "memory");
 }
 
-// The box of the map that begins at (inner, outer) to shared memory; zeros where it lies outside of the matrix.
-__device__ __forceinline__ void copy_box(void* to, const TensorMap* map, int inner, int outer, Barrier* barrier) {
+// The box of the map's matrix `part` that begins at (inner, outer) to shared memory; zeros where it lies outside of that.
+__device__ __forceinline__ void copy_box(void* to, const TensorMap* map, int inner, int outer, int part, Barrier* barrier) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-            shared_address(to)),
-        "l"(map), "r"(inner), "r"(outer), "r"(shared_address(barrier))
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::
+            "r"(shared_address(to)),
+        "l"(map), "r"(inner), "r"(outer), "r"(part), "r"(shared_address(barrier))
         : "memory");
 }
 
@@ -83,42 +83,41 @@ __device__ __forceinline__ unsigned long long descriptor(const void* start, int 
            static_cast<unsigned long long>(stride >> 4) << 32 | SWIZZLE_128;
 }
 
-// c[64 x 256] = a[64 x 16] b[16 x 256], added to c where `adds`, by a warpgroup. ACROSS: the operand's rows run across the
-// sum. Lane 4 g + t of warp w holds c's row 16 w + g, columns 8 j + 2 t, + 1 at 4 j, and row 16 w + g + 8 at 4 j + 2.
-#define WGMMA(NAME, TYPE)                                                                                              \
-    template <bool A_ACROSS, bool B_ACROSS>                                                                            \
-    __device__ __forceinline__ void NAME(float (&c)[128], unsigned long long a, unsigned long long b, int adds) {       \
-        asm volatile(                                                                                                  \
-            "{\n\t.reg .pred adds;\n\tsetp.ne.b32 adds, %130, 0;\n\t"                                                     \
-            "wgmma.mma_async.sync.aligned.m64n256k16.f32." TYPE "." TYPE " {"                                          \
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                   \
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                         \
-            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                         \
-            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                         \
-            "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                         \
-            "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                         \
-            "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "             \
-            "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "        \
-            "%128, %129, adds, 1, 1, %131, %132;\n\t}"                                                                 \
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),         \
-            "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),      \
-            "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]),    \
-            "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]),    \
-            "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]),    \
-            "+f"(c[40]), "+f"(c[41]), "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]),    \
-            "+f"(c[48]), "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),    \
-            "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]), "+f"(c[63]),    \
-            "+f"(c[64]), "+f"(c[65]), "+f"(c[66]), "+f"(c[67]), "+f"(c[68]), "+f"(c[69]), "+f"(c[70]), "+f"(c[71]),    \
-            "+f"(c[72]), "+f"(c[73]), "+f"(c[74]), "+f"(c[75]), "+f"(c[76]), "+f"(c[77]), "+f"(c[78]), "+f"(c[79]),    \
-            "+f"(c[80]), "+f"(c[81]), "+f"(c[82]), "+f"(c[83]), "+f"(c[84]), "+f"(c[85]), "+f"(c[86]), "+f"(c[87]),    \
-            "+f"(c[88]), "+f"(c[89]), "+f"(c[90]), "+f"(c[91]), "+f"(c[92]), "+f"(c[93]), "+f"(c[94]), "+f"(c[95]),    \
-            "+f"(c[96]), "+f"(c[97]), "+f"(c[98]), "+f"(c[99]), "+f"(c[100]), "+f"(c[101]), "+f"(c[102]), "+f"(c[103]),\
-            "+f"(c[104]), "+f"(c[105]), "+f"(c[106]), "+f"(c[107]), "+f"(c[108]), "+f"(c[109]), "+f"(c[110]), "+f"(c[111]),\
-            "+f"(c[112]), "+f"(c[113]), "+f"(c[114]), "+f"(c[115]), "+f"(c[116]), "+f"(c[117]), "+f"(c[118]), "+f"(c[119]),\
-            "+f"(c[120]), "+f"(c[121]), "+f"(c[122]), "+f"(c[123]), "+f"(c[124]), "+f"(c[125]), "+f"(c[126]), "+f"(c[127])        \
-            : "l"(a), "l"(b), "r"(adds), "n"(int(A_ACROSS)), "n"(int(B_ACROSS)));                                      \
+// c[64 x N] = a[64 x 16] b[16 x N], added to c where `adds`, by a warpgroup; N is 128 or 256. ACROSS: the operand's rows
+// run across the sum. Lane 4 g + t of warp w holds c's row 16 w + g, columns 8 j + 2 t, + 1 at 4 j, and row 16 w + g + 8
+// at 4 j + 2.
+#define PLACES_64 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PLACES_128 \
+    PLACES_64 ", " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define SUMS_8(i) \
+    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
+#define SUMS_32(i) SUMS_8(i), SUMS_8(i + 8), SUMS_8(i + 16), SUMS_8(i + 24)
+#define SUMS_64 SUMS_32(0), SUMS_32(32)
+#define SUMS_128 SUMS_64, SUMS_32(64), SUMS_32(96)
+#define WGMMA(NAME, TYPE, N, COUNT, A, B, ADDS, A_MAJOR, B_MAJOR) \
+    template <bool A_ACROSS, bool B_ACROSS> \
+    __device__ __forceinline__ void NAME(float (&c)[COUNT], unsigned long long a, unsigned long long b, int adds) { \
+        asm volatile("{\n\t.reg .pred adds;\n\tsetp.ne.b32 adds, " ADDS ", 0;\n\t" \
+                     "wgmma.mma_async.sync.aligned.m64n" N "k16.f32." TYPE "." TYPE " {" PLACES_##COUNT "}, " A ", " B \
+                     ", adds, 1, 1, " A_MAJOR ", " B_MAJOR ";\n\t}" \
+                     : SUMS_##COUNT \
+                     : "l"(a), "l"(b), "r"(adds), "n"(int(A_ACROSS)), "n"(int(B_ACROSS))); \
     }
-WGMMA(multiply_group_bfloat16, "bf16")
-WGMMA(multiply_group_float16, "f16")
+#define WGMMA_128(NAME, TYPE) WGMMA(NAME, TYPE, "128", 64, "%64", "%65", "%66", "%67", "%68")
+#define WGMMA_256(NAME, TYPE) WGMMA(NAME, TYPE, "256", 128, "%128", "%129", "%130", "%131", "%132")
+WGMMA_128(multiply_group_bfloat16, "bf16")
+WGMMA_256(multiply_group_bfloat16, "bf16")
+WGMMA_128(multiply_group_float16, "f16")
+WGMMA_256(multiply_group_float16, "f16")
+#undef WGMMA_256
+#undef WGMMA_128
 #undef WGMMA
 #endif

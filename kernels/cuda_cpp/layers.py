@@ -9,19 +9,28 @@ from ..contract import ACTIVATIONS, GRADIENT_CODE, OPTIMIZERS
 from .compile import ARCHITECTURES, Program
 
 EDGE = 128
-"""Rows of a product that one block computes, and columns, or Hopper's twice as many."""
+"""Rows of a product that one block computes, and columns, or of Hopper's wide tiles twice as many."""
+
+MULTIPROCESSORS = 132
+"""Of Hopper; an A100 has 108. Sums are cut by it, so it is a constant: the same bits on any device."""
+
+_NARROW_COST = 0.625
+"""Of a wide tile's time: half the multiply-adds at four fifths of their rate, see gemm_hopper.cuh. To be measured."""
 
 PER_CHUNK = 8
 """Elements of one 16-byte copy: rows of operands lie a multiple of this apart."""
 
 
 class Elements(NamedTuple):
-    """A kind of operands: `code` as ELEMENT in operands.cuh, PARTS, and whether Hopper's instructions multiply it."""
+    """A kind of operands: `code` as ELEMENT in operands.cuh, PARTS, and HOPPER.
+
+    `hopper` says whether Hopper's instructions multiply it: the columns of a block's tile then, or of the widest.
+    """
 
     name: str
     code: int
     parts: int
-    hopper: bool = False
+    hopper: int = 0
 
     @property
     def threads(self) -> int:
@@ -31,19 +40,20 @@ class Elements(NamedTuple):
     @property
     def block_threads(self) -> int:
         """Threads of a block of a product: Hopper's has a warpgroup more, for the copy engine."""
-        return self.threads + 128 * self.hopper
+        return self.threads + (128 if self.hopper else 0)
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block: its stages, and Hopper's barriers and alignment."""
         if self.hopper:
-            return 4 * (48 << 10) + 1024 + 8 * 8
+            stages = (192 << 10) // (self.parts * (EDGE + self.hopper) * 128)
+            return (192 << 10) + 1024 + 2 * 8 * stages
         return {1: 4, 2: 3, 3: 2}[self.parts] * self.parts * (16 << 10)
 
     @property
     def defines(self) -> tuple[tuple[str, int | str], ...]:
         """The macros of every program on such operands."""
-        return ("ELEMENT", self.code), ("PARTS", self.parts), ("HOPPER", int(self.hopper))
+        return ("ELEMENT", self.code), ("PARTS", self.parts), ("HOPPER", self.hopper)
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -63,17 +73,33 @@ class Elements(NamedTuple):
     @property
     def tile_columns(self) -> int:
         """Columns of a product that one block computes."""
-        return 2 * EDGE if self.hopper else EDGE
+        return self.hopper or EDGE
+
+    def tiled(self, rows: int, columns: int) -> "Elements":
+        """The same operands as a product of this shape takes them: in narrow tiles where that ends sooner."""
+        if self.hopper <= EDGE:
+            return self
+        narrow = self._replace(hopper=EDGE)
+        turns, narrow_turns = (-(-kind.tiles(rows, columns) // MULTIPROCESSORS) for kind in (self, narrow))
+        return narrow if narrow_turns * _NARROW_COST < turns else self
 
 
 BFLOAT16 = Elements("bfloat16", 0, 1)
 FLOAT16 = Elements("float16", 1, 1)
 HIGH = Elements("two parts of bfloat16", 0, 2)
 HIGHEST = Elements("three parts of bfloat16", 0, 3)
-BFLOAT16_HOPPER = BFLOAT16._replace(hopper=True)
-FLOAT16_HOPPER = FLOAT16._replace(hopper=True)
+BFLOAT16_HOPPER = BFLOAT16._replace(hopper=2 * EDGE)
+FLOAT16_HOPPER = FLOAT16._replace(hopper=2 * EDGE)
+HIGH_HOPPER = HIGH._replace(hopper=EDGE)
+HIGHEST_HOPPER = HIGHEST._replace(hopper=EDGE)
 
-KINDS = (BFLOAT16, FLOAT16, HIGH, HIGHEST, BFLOAT16_HOPPER, FLOAT16_HOPPER)
+BFLOAT16_NARROW = BFLOAT16_HOPPER._replace(hopper=EDGE)
+FLOAT16_NARROW = FLOAT16_HOPPER._replace(hopper=EDGE)
+
+KINDS = (
+    *(BFLOAT16, FLOAT16, HIGH, HIGHEST),
+    *(BFLOAT16_HOPPER, FLOAT16_HOPPER, BFLOAT16_NARROW, FLOAT16_NARROW, HIGH_HOPPER, HIGHEST_HOPPER),
+)
 
 
 def padded(columns: int) -> int:
@@ -86,7 +112,7 @@ _SINE = "CUDA's sine reduces its largest arguments by a table"
 
 def to_elements(elements: Elements) -> Program:
     """Kernel to_elements: float32 to operands, the same for every way to multiply them."""
-    defines = elements._replace(hopper=False).defines
+    defines = elements._replace(hopper=0).defines
     return Program("to_elements", ("to_elements",), defines, threads=elements.threads)
 
 
@@ -151,10 +177,10 @@ def programs() -> tuple[Program, ...]:
     """
     found = []
     for kind in KINDS:
-        every = kind.code == BFLOAT16.code and kind.parts == 1
+        every = kind in (BFLOAT16, BFLOAT16_HOPPER)
         if not kind.hopper:
             found.append(to_elements(kind))
-        if kind is not HIGHEST:  # a single product of float32 is the portable kernels'
+        if kind.parts < 3:  # a single product of float32 is the portable kernels'
             found.append(matmul(kind))
         for activation in ACTIVATIONS if every else ("gelu",):
             found += [linear_forward(kind, activation), input_gradient(kind, activation)]

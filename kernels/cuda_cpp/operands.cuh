@@ -3,13 +3,13 @@
 // ELEMENT  0: bfloat16, 8 significant bits and float32's range; 1: float16, 11 bits
 // PARTS    how many elements stand for one float32: x = h + m + l, each the rest of those before, rounded to nearest.
 //          Three bfloat16 hold all 24 bits. A matrix of such is PARTS matrices, one after the other.
-// HOPPER   whether products are those of gemm_hopper.cuh, not gemm.cuh
+// HOPPER   0: products are gemm.cuh's; 128, 256: gemm_hopper.cuh's, in tiles of so many columns
 #pragma once
 #include "tensor.cuh"
 
 // What a block is, as layers.py has it too: threads in all, those of them that work on the finished tile, and its columns.
 constexpr int THREADS = HOPPER || PARTS > 1 ? 256 : 128, BLOCK_THREADS = HOPPER ? THREADS + 128 : THREADS;
-constexpr int TILE_COLUMNS = HOPPER ? 256 : 128;
+constexpr int TILE_COLUMNS = HOPPER ? HOPPER : 128;
 
 using Element = unsigned short;
 constexpr int PER_CHUNK = 8;  // elements in the 16 bytes that one asynchronous copy moves
