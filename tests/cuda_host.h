@@ -55,7 +55,7 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 
 namespace host {
 constexpr size_t STACK = 128 << 10, GUARD = 4096;
-enum Wait { RUNS, BLOCK, WARP, CLUSTER, POLLS, ENDED };  // POLLS: looks again when the other warps have run
+enum Wait { RUNS, BLOCK, WARP, CLUSTER, POLLS, ENDED };  // POLLS: looks again when something has changed
 
 struct Copy {
     void* to;
@@ -89,6 +89,7 @@ struct Block {
     size_t shared_bytes;
     std::vector<Warp> warps;
     std::vector<Thread*> threads;
+    unsigned seen = 0;  // of `changes`, by those who poll
 };
 
 inline Thread* now;
@@ -96,6 +97,7 @@ inline ucontext_t scheduler;
 inline dim3 grid, block_shape;
 inline std::vector<Block>* cluster;
 inline std::function<void()>* body;
+inline unsigned changes;  // of what threads poll for
 
 inline void wait(Wait what) {
     now->waits = what;
@@ -130,6 +132,8 @@ inline bool release_block(Block& block) {
             if (each->waits == BLOCK && each->barrier == barrier) here.push_back(each);
         if (!here.empty() && int(here.size()) == here[0]->expected) any |= release(here);
     }
+    if (block.seen == changes) return any;
+    block.seen = changes;
     std::vector<Thread*> polling;
     for (Thread* each : block.threads)
         if (each->waits == POLLS) polling.push_back(each);
@@ -342,6 +346,7 @@ void copy_wait() {  // only now is anything copied
     }
 }
 inline void prefetch(const void*) {}
+inline void prefetch_run(const void*, int) {}
 inline int cluster_rank() { return host::now->block->rank; }
 inline void cluster_sync() { host::wait(host::CLUSTER); }
 template <typename T>

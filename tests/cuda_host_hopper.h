@@ -1,8 +1,8 @@
 // The instructions of hopper.cuh on a processor, for cuda_host.h.
 //
 // Harsh where the hardware leaves room: a box is copied at once, a warpgroup's products are made only when they are waited
-// for, from what shared memory holds by then, so a stage that is given back too early is seen. A wait that never ends,
-// a map, a descriptor or a place that the hardware would not take end the process.
+// for, from what shared memory holds by then, so a stage that is given back too early is seen. A map, a descriptor or a
+// place that the hardware would not take, and what reaches a block that has ended, end the process.
 #pragma once
 #define FASTMLP_HOPPER_CUH
 
@@ -28,7 +28,15 @@ inline Phases& phases(Barrier* barrier) {
     demand_shared(barrier, 8);
     return *reinterpret_cast<Phases*>(barrier);
 }
+inline Phases& phases(Barrier* barrier, int rank) {
+    demand_shared(barrier, 8);
+    const auto& threads = (*cluster)[rank].threads;
+    demand(std::any_of(threads.begin(), threads.end(), [](Thread* each) { return each->waits != ENDED; }),
+           "an access to the memory of a block that has ended");
+    return *reinterpret_cast<Phases*>(remote(barrier, rank));
+}
 inline void turn_if_done(Phases& it) {
+    ++changes;
     if (it.pending > 0 || it.bytes != 0) return;
     it.pending = it.expected;
     it.parity ^= 1;
@@ -61,41 +69,46 @@ inline void barrier_init(Barrier* barrier, int arrivals) {
     host::phases(barrier) = {unsigned(arrivals), unsigned(arrivals), 0, 0};
 }
 inline void barriers_made() {}
-inline void barrier_arrive(Barrier* barrier) {
-    auto& it = host::phases(barrier);
+inline void barrier_arrive_at(Barrier* barrier, int rank) {
+    auto& it = host::phases(barrier, rank);
     host::demand(it.pending > 0, "more arrivals at a barrier than it expects");
     --it.pending;
     host::turn_if_done(it);
 }
+inline void barrier_arrive(Barrier* barrier) { barrier_arrive_at(barrier, host::now->block->rank); }
 inline void barrier_expect(Barrier* barrier, int bytes) {
     host::phases(barrier).bytes += bytes;
     barrier_arrive(barrier);
 }
 inline void barrier_wait(Barrier* barrier, int parity) {
-    for (int tries = 0; int(host::phases(barrier).parity) == parity; ++tries) {
-        host::demand(tries < 100000, "a barrier that is waited for without end");
-        host::wait(host::POLLS);
-    }
+    while (int(host::phases(barrier).parity) == parity) host::wait(host::POLLS);
 }
 
 inline void acquire_map(const TensorMap*) {}
 
-inline void copy_box(void* to, const TensorMap* map, int inner, int outer, int part, Barrier* barrier) {
+inline void copy_box_to(unsigned short blocks, void* to, const TensorMap* map, int inner, int outer, int part,
+                        Barrier* barrier) {
     host::demand(map->box_inner == 64 && map->box_outer <= 256, "a box that is not 128 bytes wide");
     host::demand(part >= 0 && part < map->parts && map->part % 8 == 0, "a part that is not there");
     host::demand(map->stride % 8 == 0 && reinterpret_cast<uintptr_t>(map->base) % 16 == 0, "a misaligned matrix");
     const unsigned place = shared_address(to);
     host::demand(place % 1024 == 0, "a box that does not begin with an atom");
-    for (int row = 0; row < map->box_outer; ++row)
-        for (int i = 0; i < 64; ++i) {
-            const long long x = inner + i, y = outer + row;
-            const bool there = x < map->inner && y < map->outer;
-            auto* target = host::swizzled(place + row * 128 + i * 2);
-            *reinterpret_cast<unsigned short*>(target) = there ? map->base[part * map->part + y * map->stride + x] : 0;
-        }
-    auto& it = host::phases(barrier);
-    it.bytes -= int(map->box_outer * 128);
-    host::turn_if_done(it);
+    for (int rank = 0; rank < 16; ++rank) {
+        if (!(blocks >> rank & 1)) continue;
+        for (int row = 0; row < map->box_outer; ++row)
+            for (int i = 0; i < 64; ++i) {
+                const long long x = inner + i, y = outer + row;
+                const bool there = x < map->inner && y < map->outer;
+                auto* target = reinterpret_cast<unsigned short*>(host::swizzled(place + row * 128 + i * 2));
+                *remote(target, rank) = there ? map->base[part * map->part + y * map->stride + x] : 0;
+            }
+        auto& it = host::phases(barrier, rank);
+        it.bytes -= int(map->box_outer * 128);
+        host::turn_if_done(it);
+    }
+}
+inline void copy_box(void* to, const TensorMap* map, int inner, int outer, int part, Barrier* barrier) {
+    copy_box_to(1 << host::now->block->rank, to, map, inner, outer, part, barrier);
 }
 
 inline void some_threads(int name, int threads) { host::barrier(name, threads); }
@@ -104,13 +117,14 @@ void give_registers() {}
 template <int REGISTERS>
 void take_registers() {}
 
-inline void products_begin() {}
+inline void products_begin() { __syncwarp(); }  // `.aligned`: all of a warp are here
 inline void products_commit() {
     host::now->product_groups.push_back(std::move(host::now->products));
     host::now->products.clear();
 }
 template <int PENDING>
 void products_wait() {
+    __syncwarp();
     auto& groups = host::now->product_groups;
     while (groups.size() > PENDING) {
         for (auto& product : groups.front()) product();

@@ -101,7 +101,7 @@ def exported(kind, text, folder):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kernels_are_as_layers_has_them(kind, tmp_path):
     names = {"THREADS": kind.threads, "BLOCK_THREADS": kind.block_threads, "TILE_COLUMNS": kind.tile_columns}
-    names |= {"SHARED_BYTES": kind.shared_bytes, "EDGE": EDGE}
+    names |= {"SHARED_BYTES": kind.shared_bytes, "EDGE": EDGE, "CLUSTER": kind.cluster}
     text = "".join(f'extern "C" int get_{name}() {{ return {name}; }}\n' for name in names)
     library = exported(kind, text, tmp_path)
     assert {name: getattr(library, f"get_{name}")() for name in names} == names
@@ -122,16 +122,24 @@ def test_the_kernels_use_these_layouts(kind, tmp_path):
         assert (mine == [[getattr(library, name)(r, c) for c in range(columns)] for r in range(rows)]).all()
 
 
-def test_tiles_of_a_grid_cover_the_product_once():
-    """As rows.cuh numbers them, in groups of 8 rows of tiles."""
+@needs_compiler
+@pytest.mark.parametrize("kind", [BFLOAT16, BFLOAT16_HOPPER])
+def test_tiles_of_a_grid_cover_the_product_once(kind, tmp_path):
+    """And a cluster's lie one above the other, the last one maybe beyond the product."""
+    text = (
+        'extern "C" int row(int block, int rows, int columns) { return tile_of(block, rows, columns).row; }\n'
+        'extern "C" int column(int block, int rows, int columns) { return tile_of(block, rows, columns).column; }\n'
+    )
+    library = exported(kind, text, tmp_path)
+    wide = kind.tile_columns
     for down, over in ((1, 1), (3, 5), (8, 2), (17, 4), (9, 1)):
-        seen = []
-        for block in range(down * over):
-            group = block // (8 * over)
-            high = min(down - group * 8, 8)
-            within = block - group * 8 * over
-            seen.append((group * 8 + within % high, within // high))
-        assert sorted(seen) == [(i, j) for i in range(down) for j in range(over)]
+        rows, columns = down * EDGE - 1, over * wide - 1
+        blocks = range(kind.tiles(rows, columns))
+        seen = [(library.row(b, rows, columns) // EDGE, library.column(b, rows, columns) // wide) for b in blocks]
+        beyond = -down % kind.cluster
+        assert sorted(seen) == [(i, j) for i in range(down + beyond) for j in range(over)]
+        for first, second in zip(seen[:: kind.cluster], seen[kind.cluster - 1 :: kind.cluster], strict=True):
+            assert second == (first[0] + kind.cluster - 1, first[1])
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,14 @@ __device__ __forceinline__ T* remote(T* shared, int rank) {
     asm volatile("mapa.u64 %0, %1, %2;" : "=l"(place) : "l"(shared), "r"(rank));
     return reinterpret_cast<T*>(place);
 }
+
+// Asks the L2 cache for so many bytes, but for the ends that are no whole 16.
+__device__ __forceinline__ void prefetch_run(const void* global, int bytes) {
+    const auto begin = (reinterpret_cast<unsigned long long>(global) + 15) & ~15ull;
+    const auto end = (reinterpret_cast<unsigned long long>(global) + bytes) & ~15ull;
+    if (begin < end)
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(begin), "r"(static_cast<unsigned>(end - begin)));
+}
 #else  // a device without clusters: each block is one by itself
 __device__ __forceinline__ int cluster_rank() { return 0; }
 __device__ __forceinline__ void cluster_sync() { __syncthreads(); }
@@ -57,5 +65,6 @@ template <typename T>
 __device__ __forceinline__ T* remote(T* shared, int) {
     return shared;
 }
+__device__ __forceinline__ void prefetch_run(const void*, int) {}
 #endif
 #endif

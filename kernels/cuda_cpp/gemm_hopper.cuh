@@ -9,9 +9,16 @@
 // One step of 16 on 128 x 256 reads 2 x (2 + 8) KiB of shared memory in the 256 cycles that its multiply-adds take, and
 // 12 KiB are written: 128 bytes a cycle, all that there is. On 128 x 128 it is 160 bytes a cycle: four fifths of full rate.
 //
+// Blocks with wide tiles are clusters of two, one tile above the other: each brings half of the columns that both need, to
+// both, which takes 32 KiB a stage from the L2 cache instead of 48. So a stage is empty when both blocks' warps are done
+// with it. What nobody will wait for is not said: a block may have ended by then.
+//
 // In parts, the products of a step are summed from zero, smallest first, and then added in float32: tensor cores cut off
 // what they add. While one warpgroup adds, the other's products run. A part is read in several products, so it is 128
 // bytes a cycle with three parts, 139 with two.
+//
+// What the epilogue reads, most of all an optimiser, the copying thread asks of memory meanwhile, in the last ASKING stages,
+// so that it comes from the L2 cache.
 //
 // Operands come as `Matrix`: see tensor_maps.py. Boxes are 64 elements, 128 bytes, wide and swizzled by the copy engine.
 // Deep: 128 rows by 64 steps, 16 KiB. Across: 64 steps by 64 rows or columns of C, 8 KiB.
@@ -35,8 +42,20 @@ constexpr int ALIGNED = 1024;  // atoms begin on multiples of their size
 constexpr int COPIERS = 128, PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
 constexpr int SHARED_BYTES = ALIGNED + STAGES * STAGE_BYTES + 2 * STAGES * sizeof(Barrier);
 constexpr int SUMS = TILE_COLUMNS / 2;  // of a thread
+constexpr int ASKING = 16;  // stages: 16,000 cycles for at most 384 KiB, about what a multiprocessor has of memory's bandwidth
 static_assert(EDGE * TILE_COLUMNS * 4 + SCRATCH_BYTES <= STAGES * STAGE_BYTES, "the finished tile takes the stages' place");
 static_assert(BLOCK_THREADS == THREADS + COPIERS);
+
+__device__ __forceinline__ int block_of_cluster() { return CLUSTER == 1 ? 0 : cluster_rank(); }
+
+// Says to all blocks of the cluster that this warp is done with a stage.
+__device__ __forceinline__ void give_back(Barrier* empty, int lane) {
+    if constexpr (CLUSTER > 1) {
+        if (lane < CLUSTER) barrier_arrive_at(empty, lane);
+    } else {
+        if (lane == 0) barrier_arrive(empty);
+    }
+}
 
 template <bool A_ACROSS, bool B_ACROSS>
 __device__ __forceinline__ void multiply_group(float (&c)[SUMS], unsigned long long a, unsigned long long b, int adds) {
@@ -47,14 +66,19 @@ __device__ __forceinline__ void multiply_group(float (&c)[SUMS], unsigned long l
 #endif
 }
 
-// The `edge` rows or columns of C from `first` on, steps k .. k + 63, to shared memory in boxes, part after part.
-template <bool DEEP>
-__device__ __forceinline__ void copy_stage(char* to, const TensorMap* map, int first, int edge, int k, Barrier* full) {
+// The EDGES rows or columns of C from `first` on, steps k .. k + 63, to shared memory in boxes, part after part. SHARED: all
+// blocks of the cluster need these, and each brings its share of the boxes to all.
+template <bool DEEP, int EDGES, bool SHARED>
+__device__ __forceinline__ void copy_stage(char* to, const TensorMap* map, int first, int k, Barrier* full) {
+    constexpr int ROWS = DEEP ? EDGE : WIDE, BYTES = DEEP ? DEEP_BOX : ACROSS_BOX, BOXES = EDGES / ROWS;
+    constexpr int SHARE = SHARED ? BOXES / CLUSTER : BOXES;
+    const int begin = SHARED ? block_of_cluster() * SHARE : 0;
     for (int p = 0; p < PARTS; ++p)
-        for (int at = 0; at < edge; at += DEEP ? EDGE : WIDE) {
-            if (DEEP) copy_box(to, map, k, first + at, p, full);
-            else copy_box(to, map, first + at, k, p, full);
-            to += DEEP ? DEEP_BOX : ACROSS_BOX;
+        for (int box = begin; box < begin + SHARE; ++box) {
+            char* place = to + (p * BOXES + box) * BYTES;
+            const int edge = first + box * ROWS, inner = DEEP ? k : edge, outer = DEEP ? edge : k;
+            if constexpr (SHARED && CLUSTER > 1) copy_box_to((1 << CLUSTER) - 1, place, map, inner, outer, p, full);
+            else copy_box(place, map, inner, outer, p, full);
         }
 }
 
@@ -110,11 +134,12 @@ __device__ __forceinline__ void gemm(char* memory, const Operand& a, const Opera
     if (thread == 0) {
         for (int s = 0; s < STAGES; ++s) {
             barrier_init(full + s, 1);
-            barrier_init(empty + s, THREADS / 32);
+            barrier_init(empty + s, CLUSTER * THREADS / 32);
         }
         barriers_made();
     }
-    __syncthreads();
+    if (CLUSTER > 1) cluster_sync();
+    else __syncthreads();
 
     if (thread >= THREADS) {
         give_registers<PRODUCER_REGISTERS>();
@@ -127,8 +152,13 @@ __device__ __forceinline__ void gemm(char* memory, const Operand& a, const Opera
                 barrier_expect(full + slot, STAGE_BYTES);
                 char* to = shared + slot * STAGE_BYTES;
                 const int k = begin + stage * WIDE;
-                copy_stage<A_DEEP>(to, &a_matrix->map, tile.row, EDGE, k, full + slot);
-                copy_stage<B_DEEP>(to + PARTS * A_BYTES, &b_matrix->map, tile.column, TILE_COLUMNS, k, full + slot);
+                copy_stage<A_DEEP, EDGE, false>(to, &a_matrix->map, tile.row, k, full + slot);
+                copy_stage<B_DEEP, TILE_COLUMNS, true>(to + PARTS * A_BYTES, &b_matrix->map, tile.column, k, full + slot);
+
+                const int asking = min(stages, ASKING), asked = stage - (stages - asking);
+                for (int row = EDGE * max(asked, 0) / asking; row < EDGE * (asked + 1) / asking; ++row)
+                    if (tile.row + row < a.count)
+                        epilogue.ask(tile.row + row, tile.column, min(b.count - tile.column, TILE_COLUMNS));
             }
         }
     } else {
@@ -145,7 +175,7 @@ __device__ __forceinline__ void gemm(char* memory, const Operand& a, const Opera
             if (PARTS > 1) multiply_parts<A_DEEP, B_DEEP>(c, as, bs, group);
             else multiply_stage<A_DEEP, B_DEEP>(c, as, bs, group, stage > 0);
             const int done = PARTS > 1 ? stage : stage - 1;
-            if (done >= 0 && lane == 0) barrier_arrive(empty + done % STAGES);
+            if (done >= 0 && done + STAGES < stages) give_back(empty + done % STAGES, lane);
         }
         products_wait<0>();
         some_threads(1, THREADS);  // both warpgroups have read the last stage, whose place the tile takes

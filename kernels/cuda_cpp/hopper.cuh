@@ -24,6 +24,15 @@ __device__ __forceinline__ void barrier_arrive(Barrier* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
+// Arrives at the barrier that lies in this place of another block of the cluster.
+__device__ __forceinline__ void barrier_arrive_at(Barrier* barrier, int rank) {
+    asm volatile(
+        "{\n\t.reg .b32 there;\n\tmapa.shared::cluster.u32 there, %0, %1;\n\t"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n\t}" ::"r"(shared_address(barrier)),
+        "r"(rank)
+        : "memory");
+}
+
 // Arrives, and has the phase wait for so many bytes of copies too.
 __device__ __forceinline__ void barrier_expect(Barrier* barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
@@ -51,6 +60,16 @@ __device__ __forceinline__ void copy_box(void* to, const TensorMap* map, int inn
         "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::
             "r"(shared_address(to)),
         "l"(map), "r"(inner), "r"(outer), "r"(part), "r"(shared_address(barrier))
+        : "memory");
+}
+
+// The same to this place in each of the cluster's blocks that `blocks` has a bit for; their own barriers count the bytes.
+__device__ __forceinline__ void copy_box_to(unsigned short blocks, void* to, const TensorMap* map, int inner, int outer,
+                                            int part, Barrier* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
+        "l"(map), "r"(inner), "r"(outer), "r"(part), "r"(shared_address(barrier)), "h"(blocks)
         : "memory");
 }
 

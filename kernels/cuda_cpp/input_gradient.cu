@@ -27,6 +27,11 @@ struct Delta {
     __device__ __forceinline__ void begin(int, int) {
         for (int i = 0; i < 4; ++i) sums[i] = 0.0f;
     }
+    __device__ __forceinline__ void ask(int row, int column, int count) const {
+        const long long at = row * saved_stride + column;
+        if (SIGN) prefetch_run(static_cast<const Element*>(saved) + at, 2 * count);
+        else if (ACTIVATION_CODE != elements::IDENTITY) prefetch_run(static_cast<const float*>(saved) + at, 4 * count);
+    }
     __device__ __forceinline__ Fetched fetch(int row, int column, int count) {
         Fetched fetched = {};
         const long long at = row * saved_stride + column;
@@ -47,7 +52,7 @@ struct Delta {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS)
+extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK_THREADS, BLOCKS)
 input_gradient(const Element* dz, long long dz_stride, long long dz_part, const Element* w, long long w_stride,
                long long w_part, long long n, long long k, long long m, const void* saved, long long saved_stride,
                float* dx, Element* elements, long long stride, long long part, float* partials) {

@@ -64,11 +64,18 @@ class Elements(NamedTuple):
     def instructions(self) -> tuple[tuple[str, str], ...]:
         """What a product's machine code must show, in the assembler's names: tensor cores, and what feeds them."""
         opcodes = ("HGMMA", "UTMALDG", "USETMAXREG") if self.hopper else ("HMMA", "LDSM", "LDGSTS")
+        if self.cluster > 1:
+            opcodes += ("UCGABAR_ARV",)
         return tuple((architecture, opcode) for architecture in self.architectures for opcode in opcodes)
 
     def tiles(self, rows: int, columns: int) -> int:
-        """Blocks of a product, or of what goes over a matrix as its epilogues do."""
-        return -(-rows // EDGE) * -(-columns // self.tile_columns)
+        """Blocks of a product, whole clusters, or of what goes over a matrix as its epilogues do."""
+        return -(-rows // (EDGE * self.cluster)) * self.cluster * -(-columns // self.tile_columns)
+
+    @property
+    def cluster(self) -> int:
+        """Blocks of a product that share what they read."""
+        return 2 if self.hopper == 2 * EDGE else 1
 
     @property
     def tile_columns(self) -> int:
@@ -145,13 +152,14 @@ def weight_update(elements: Elements, optimizer: str | None) -> Program:
     code = GRADIENT_CODE if optimizer is None else OPTIMIZERS[optimizer].code
     kernels = ("weight_update", "weight_partials", "apply_update")
     defines = (*elements.defines, ("OPTIMIZER_CODE", code))
+    asks = (("sm_90a", "UBLKPF"),) if elements.hopper and optimizer else ()
     return Program(
         "weight_update",
         kernels,
         defines,
         elements.architectures,
         threads=elements.block_threads,
-        instructions=elements.instructions,
+        instructions=(*elements.instructions, *asks),
         shared_bytes=elements.shared_bytes,
     )
 

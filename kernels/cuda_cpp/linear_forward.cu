@@ -15,6 +15,7 @@ struct Forward {
     struct Fetched {};
 
     __device__ __forceinline__ void begin(int column, int count) { load(added, bias + column, count); }
+    __device__ __forceinline__ void ask(int, int, int) const {}
     __device__ __forceinline__ Fetched fetch(int, int, int) { return {}; }
     __device__ __forceinline__ void finish(int row, int column, int count, float (&values)[4], const Fetched&) {
         for (int i = 0; i < 4; ++i) values[i] += added[i];
@@ -26,7 +27,7 @@ struct Forward {
     __device__ __forceinline__ void end(char*, Tile) {}
 };
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS)
+extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK_THREADS, BLOCKS)
 linear_forward(const Element* x, long long x_stride, long long x_part, const Element* w, long long w_stride,
                long long w_part, long long n, long long k, long long m, const float* bias, float* y, long long y_stride,
                float* z, long long z_stride, Element* elements, long long stride, long long part) {

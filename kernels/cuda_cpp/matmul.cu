@@ -4,7 +4,7 @@
 #include "product_of_elements.cuh"
 
 #define MATMUL(NAME, A_TRANSPOSED, B_TRANSPOSED)                                                                       \
-    extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS)                                                \
+    extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK_THREADS, BLOCKS)                                                \
     NAME(const Element* a, long long a_stride, long long a_part, const Element* b, long long b_stride,                 \
          long long b_part, long long n, long long k, long long m, float* out) {                                        \
         char* shared = reinterpret_cast<char*>(dynamic_shared());                                                      \

@@ -7,9 +7,10 @@
 #pragma once
 #include "tensor.cuh"
 
-// What a block is, as layers.py has it too: threads in all, those of them that work on the finished tile, and its columns.
+// What a block is, as layers.py has it too: threads in all, those of them that work on the finished tile, its columns, and
+// the blocks of a cluster, whose tiles lie one above the other.
 constexpr int THREADS = HOPPER || PARTS > 1 ? 256 : 128, BLOCK_THREADS = HOPPER ? THREADS + 128 : THREADS;
-constexpr int TILE_COLUMNS = HOPPER ? HOPPER : 128;
+constexpr int TILE_COLUMNS = HOPPER ? HOPPER : 128, CLUSTER = HOPPER == 256 ? 2 : 1;
 
 using Element = unsigned short;
 constexpr int PER_CHUNK = 8;  // elements in the 16 bytes that one asynchronous copy moves

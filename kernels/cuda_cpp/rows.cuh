@@ -14,13 +14,16 @@ constexpr int AHEAD = 4;  // rows whose operands are asked for before the first 
 
 // The rows of tiles in C that blocks with neighbouring numbers share: what they read stays in L2.
 constexpr int GROUP = 8;
+static_assert(GROUP % CLUSTER == 0);
 
 struct Tile {
     int row, column;  // of its first element in C
 };
 
+// Clusters are whole: where rows of tiles are odd, the last ones' second block has a tile beyond C.
 __device__ __forceinline__ Tile tile_of(int block, int rows, int columns) {
-    const int down = (rows + EDGE - 1) / EDGE, across = (columns + TILE_COLUMNS - 1) / TILE_COLUMNS;
+    const int down = (rows + EDGE * CLUSTER - 1) / (EDGE * CLUSTER) * CLUSTER;
+    const int across = (columns + TILE_COLUMNS - 1) / TILE_COLUMNS;
     const int group = block / (GROUP * across), top = group * GROUP, high = min(down - top, GROUP);
     const int within = block - top * across;
     return {(top + within % high) * EDGE, within / high * TILE_COLUMNS};
@@ -76,12 +79,14 @@ __device__ __forceinline__ void for_side(char* shared, Tile tile, int side, int 
 // epilogue.finish(...) for every element of the tile of C[rows, columns]; value(row, column, values) gives four of the
 // tile's. An epilogue has
 //   begin(column, count)                        this thread's columns, of which `count` of 4 are there, maybe none
+//   ask(row, column, count)                     HOPPER: the L2 cache for what fetch needs of so many columns
 //   fetch(row, column, count)                   what it needs of memory
 //   finish(row, column, count, values, fetched)
 //   end(shared, tile)                           all threads, when all rows are done; SCRATCH_BYTES at `shared` are free
 template <class Epilogue, class Value>
 __device__ __forceinline__ void for_rows(char* shared, Tile tile, int rows, int columns, Epilogue& epilogue,
                                          const Value& value) {
+    if (tile.row >= rows) return;
     for (int side = 0; side < TILE_COLUMNS && tile.column + side < columns; side += EDGE)
         for_side(shared, {tile.row, tile.column + side}, side, rows, columns, epilogue, value);
 }

@@ -37,6 +37,12 @@ struct Update {
     __device__ __forceinline__ void begin(int, int) {
         if (OPTIMIZER_CODE != GRADIENT) settings = *numbers;
     }
+    __device__ __forceinline__ void ask(int row, int column, int count) const {
+        const long long at = static_cast<long long>(row) * columns + column;
+        if (OPTIMIZER_CODE != GRADIENT) prefetch_run(w + at, 4 * count);
+        if (SLOTS > 0) prefetch_run(first + at, 4 * count);
+        if (SLOTS > 1) prefetch_run(second + at, 4 * count);
+    }
     __device__ __forceinline__ Fetched fetch(int row, int column, int count) {
         Fetched fetched = {};
         const long long at = static_cast<long long>(row) * columns + column;
@@ -77,7 +83,7 @@ struct Update {
     Update{w, first, second, elements, stride, part, partials, int(((N) + EDGE - 1) / EDGE), b, b_first, b_second,       \
            unscale, numbers, int(M)}
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS)
+extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK_THREADS, BLOCKS)
 weight_update(const Element* x, long long x_stride, long long x_part, const Element* dz, long long dz_stride,
               long long dz_part, long long n, long long k, long long m, UPDATE_PARAMETERS) {
     char* shared = reinterpret_cast<char*>(dynamic_shared());
@@ -85,7 +91,7 @@ weight_update(const Element* x, long long x_stride, long long x_part, const Elem
     gemm<false, false>(shared, {x, x_stride, x_part, int(k)}, {dz, dz_stride, dz_part, int(m)}, 0, int(n), epilogue);
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS)
+extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK_THREADS, BLOCKS)
 weight_partials(const Element* x, long long x_stride, long long x_part, const Element* dz, long long dz_stride,
                 long long dz_part, long long n, long long k, long long m, long long share, float* sums) {
     char* shared = reinterpret_cast<char*>(dynamic_shared());
