@@ -5,6 +5,7 @@ layouts are chosen so that it is one turn for every 128 bytes.
 """
 
 import ctypes
+from itertools import pairwise
 
 import cuda_host
 import numpy as np
@@ -155,6 +156,17 @@ def test_hopper_takes_the_tiles_that_end_sooner(rows, columns, tile_columns):
     assert BFLOAT16_HOPPER.tiled(rows, columns).tile_columns == tile_columns
     for kind in (BFLOAT16, HIGHEST):
         assert kind.tiled(rows, columns) is kind
+
+
+def test_the_check_on_a_gpu_takes_every_kind_of_tile():
+    """Each product in wide and in narrow ones."""
+    from fastmlp.bench.gpu.checks import WIDE
+
+    layers, n = list(pairwise(WIDE)), 2100
+    forward = {BFLOAT16_HOPPER.tiled(n, m).tile_columns for _, m in layers}
+    inputs = {BFLOAT16_HOPPER.tiled(n, k).tile_columns for k, _ in layers[1:]}
+    weights = {BFLOAT16_HOPPER.tiled(k, m).tile_columns for k, m in layers}
+    assert forward == inputs == weights == {128, 256}
 
 
 def test_shared_memory_suffices_on_every_device():

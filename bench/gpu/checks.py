@@ -29,6 +29,9 @@ Check = Callable[[bool], dict[str, Any]]
 SHAPES = [(1, 1, 1), (65, 17, 129), (128, 784, 256), (1000, 257, 33)]
 SMALL_SHAPES = [(1, 1, 1), (9, 7, 5)]
 
+WIDE = (1030, 2100, 1024, 10)
+"""A network whose products take every kind of tile on Hopper, on 2100 rows: see layers.Elements.tiled."""
+
 
 def checks() -> dict[str, Check]:
     """Every check by its name."""
@@ -49,6 +52,8 @@ def checks() -> dict[str, Check]:
     for loss, optimizer in (("mse", "momentum"), ("cross_entropy", "adamw")):
         narrow = partial(_network, "bfloat16", loss, optimizer, widths=(100, 127, 70, 10))
         found[f"narrow network {loss} {optimizer} bfloat16"] = narrow
+    for dtype in ("float32", "high", "bfloat16", "float16"):
+        found[f"wide network mse adam {dtype}"] = partial(_network, dtype, "mse", "adam", widths=WIDE, batch=2100)
     return found | {
         "the same bits on every run": _same_bits,
         **{f"steps as a CUDA graph {dtype}": partial(_graphs, dtype) for dtype in ALL_NETWORK_DTYPES},
@@ -153,12 +158,15 @@ def _require_dtype(dtype: str) -> None:
 
 
 def _network(
-    dtype: str, loss: str, optimizer: str, small: bool, widths: tuple[int, ...] | None = None
+    dtype: str, loss: str, optimizer: str, small: bool, widths: tuple[int, ...] | None = None, batch: int | None = None
 ) -> dict[str, Any]:
-    _require_dtype(dtype)
+    """Trained as the reference trains it; of these widths, and on one whole and one short batch of so many rows."""
+    _require_dtype("float32" if dtype == "high" else dtype)
     workload = _workload(small, loss=loss, optimizer=optimizer, learning_rate=1e-2, make=one_hot)
     if widths is not None and not small:
         workload = replace(workload, widths=widths)
+    if batch is not None and not small:
+        workload = replace(workload, batch_size=batch, samples=batch + batch // 3)
     verdict, first_call_s = agree(Trial(workload, workload.make(workload), dtype), "cuda")
     assert verdict["agree"], (
         f"error {verdict['error_over_allowed']} times the allowed one after {verdict['steps']} steps"
