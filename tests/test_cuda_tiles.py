@@ -102,7 +102,7 @@ def exported(kind, text, folder):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kernels_are_as_layers_has_them(kind, tmp_path):
     names = {"THREADS": kind.threads, "BLOCK_THREADS": kind.block_threads, "TILE_COLUMNS": kind.tile_columns}
-    names |= {"SHARED_BYTES": kind.shared_bytes, "EDGE": EDGE, "CLUSTER": kind.cluster}
+    names |= {"SHARED_BYTES": kind.shared_bytes, "EDGE": EDGE, "CLUSTER": kind.cluster, "BLOCKS": kind.together}
     text = "".join(f'extern "C" int get_{name}() {{ return {name}; }}\n' for name in names)
     library = exported(kind, text, tmp_path)
     assert {name: getattr(library, f"get_{name}")() for name in names} == names
@@ -173,3 +173,5 @@ def test_shared_memory_suffices_on_every_device():
     """99 KiB a block is what an RTX 30 gives, 227 Hopper; the finished tile must fit too."""
     for kind in KINDS:
         assert EDGE * kind.tile_columns * 4 <= kind.shared_bytes <= (227 if kind.hopper else 99) << 10
+        if kind.hopper:
+            assert kind.together * (kind.shared_bytes + 1024) <= 228 << 10

@@ -182,8 +182,8 @@ def load_kernels(elements: Elements, network: Network, rows: int, optimizer: Opt
 
 def shares(elements: Elements, n: int, k: int, m: int) -> int:
     """Into how many shares of its n rows a weight gradient [k, m] is cut, by shape alone."""
-    blocks = MULTIPROCESSORS if elements.hopper or elements.parts > 1 else 2 * MULTIPROCESSORS  # that run at once
-    count = max(1, min(blocks // elements.tiled(k, m).tiles(k, m), n // ROWS_OF_SHARE))
+    kind = elements.tiled(k, m)
+    count = max(1, min(MULTIPROCESSORS * kind.together // kind.tiles(k, m), n // ROWS_OF_SHARE))
     return -(-n // _rows_of_share(n, count))
 
 

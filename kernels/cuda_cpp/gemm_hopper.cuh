@@ -1,10 +1,11 @@
 // C = A B on Hopper's tensor cores (wgmma), with the same epilogues as gemm.cuh. A block has one tile of C, of 128 rows and
 // HOPPER columns: 256, which spare shared memory, or 128, for products with few tiles and for operands in parts.
 //
-// Three warpgroups. One thread of the last keeps the copy engine busy: 64 steps of the sum are a stage, and shared memory
-// holds as many as 192 KiB do. The others multiply, each 64 rows of the tile in HOPPER / 2 registers a thread, which the
-// last one hands them. A stage is full when its bytes have come, and empty again when all eight warps are done reading it:
-// a warp waits for its products of one stage only when those of the next are under way.
+// Two warpgroups multiply, each 64 rows of the tile in HOPPER / 2 registers a thread. One thread of COPIERS more keeps the
+// copy engine busy: 64 steps of the sum are a stage, of which 192 KiB are held. A stage is full when its bytes have come,
+// and empty again when all eight warps are done reading it: a warp waits for its products of one stage only when those of
+// the next are under way. Narrow tiles leave room for two blocks, with half the stages each, so that one multiplies while
+// the other begins or ends; else the copiers are a warpgroup and hand their registers to the others.
 //
 // One step of 16 on 128 x 256 reads 2 x (2 + 8) KiB of shared memory in the 256 cycles that its multiply-adds take, and
 // 12 KiB are written: 128 bytes a cycle, all that there is. On 128 x 128 it is 160 bytes a cycle: four fifths of full rate.
@@ -36,15 +37,14 @@ struct Matrix {
 constexpr int WIDE = 64;  // elements of a box's row, and steps of a stage
 constexpr int DEEP_BOX = EDGE * WIDE * 2, ACROSS_BOX = WIDE * WIDE * 2;
 constexpr int A_BYTES = EDGE * WIDE * 2, B_BYTES = TILE_COLUMNS * WIDE * 2;  // of a part
-constexpr int STAGE_BYTES = PARTS * (A_BYTES + B_BYTES), STAGES = (192 << 10) / STAGE_BYTES;
+constexpr int STAGE_BYTES = PARTS * (A_BYTES + B_BYTES), STAGES = (192 << 10) / BLOCKS / STAGE_BYTES;
 constexpr int ATOM = 8 * 128;  // bytes of 8 rows of a box
 constexpr int ALIGNED = 1024;  // atoms begin on multiples of their size
-constexpr int COPIERS = 128, PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
+constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;  // where a block has a multiprocessor to itself
 constexpr int SHARED_BYTES = ALIGNED + STAGES * STAGE_BYTES + 2 * STAGES * sizeof(Barrier);
 constexpr int SUMS = TILE_COLUMNS / 2;  // of a thread
 constexpr int ASKING = 16;  // stages: 16,000 cycles for at most 384 KiB, about what a multiprocessor has of memory's bandwidth
 static_assert(EDGE * TILE_COLUMNS * 4 + SCRATCH_BYTES <= STAGES * STAGE_BYTES, "the finished tile takes the stages' place");
-static_assert(BLOCK_THREADS == THREADS + COPIERS);
 
 __device__ __forceinline__ int block_of_cluster() { return CLUSTER == 1 ? 0 : cluster_rank(); }
 
@@ -142,7 +142,7 @@ __device__ __forceinline__ void gemm(char* memory, const Operand& a, const Opera
     else __syncthreads();
 
     if (thread >= THREADS) {
-        give_registers<PRODUCER_REGISTERS>();
+        if (BLOCKS == 1) give_registers<PRODUCER_REGISTERS>();
         if (thread == THREADS) {
             acquire_map(&a_matrix->map);
             acquire_map(&b_matrix->map);
@@ -162,7 +162,7 @@ __device__ __forceinline__ void gemm(char* memory, const Operand& a, const Opera
             }
         }
     } else {
-        take_registers<CONSUMER_REGISTERS>();
+        if (BLOCKS == 1) take_registers<CONSUMER_REGISTERS>();
         const int group = thread / 128, lane = thread % 32;
         float c[SUMS];
         if (PARTS > 1 || stages == 0)

@@ -38,16 +38,23 @@ class Elements(NamedTuple):
         return 256 if self.hopper or self.parts > 1 else 128
 
     @property
+    def together(self) -> int:
+        """Blocks of a product on one multiprocessor at a time."""
+        return 1 if self.hopper > EDGE or self.parts > 1 else 2
+
+    @property
     def block_threads(self) -> int:
-        """Threads of a block of a product: Hopper's has a warpgroup more, for the copy engine."""
-        return self.threads + (128 if self.hopper else 0)
+        """Threads of a block of a product: Hopper's has more, for the copy engine."""
+        copiers = 0 if not self.hopper else 32 if self.together > 1 else 128
+        return self.threads + copiers
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block: its stages, and Hopper's barriers and alignment."""
         if self.hopper:
-            stages = (192 << 10) // (self.parts * (EDGE + self.hopper) * 128)
-            return (192 << 10) + 1024 + 2 * 8 * stages
+            room = (192 << 10) // self.together
+            stages = room // (self.parts * (EDGE + self.hopper) * 128)
+            return room + 1024 + 2 * 8 * stages
         return {1: 4, 2: 3, 3: 2}[self.parts] * self.parts * (16 << 10)
 
     @property
@@ -63,7 +70,9 @@ class Elements(NamedTuple):
     @property
     def instructions(self) -> tuple[tuple[str, str], ...]:
         """What a product's machine code must show, in the assembler's names: tensor cores, and what feeds them."""
-        opcodes = ("HGMMA", "UTMALDG", "USETMAXREG") if self.hopper else ("HMMA", "LDSM", "LDGSTS")
+        opcodes = ("HGMMA", "UTMALDG") if self.hopper else ("HMMA", "LDSM", "LDGSTS")
+        if self.hopper and self.together == 1:
+            opcodes += ("USETMAXREG",)
         if self.cluster > 1:
             opcodes += ("UCGABAR_ARV",)
         return tuple((architecture, opcode) for architecture in self.architectures for opcode in opcodes)
@@ -185,7 +194,7 @@ def programs() -> tuple[Program, ...]:
     """
     found = []
     for kind in KINDS:
-        every = kind in (BFLOAT16, BFLOAT16_HOPPER)
+        every = kind in (BFLOAT16, BFLOAT16_HOPPER, BFLOAT16_NARROW)
         if not kind.hopper:
             found.append(to_elements(kind))
         if kind.parts < 3:  # a single product of float32 is the portable kernels'

@@ -7,10 +7,11 @@
 #pragma once
 #include "tensor.cuh"
 
-// What a block is, as layers.py has it too: threads in all, those of them that work on the finished tile, its columns, and
-// the blocks of a cluster, whose tiles lie one above the other.
-constexpr int THREADS = HOPPER || PARTS > 1 ? 256 : 128, BLOCK_THREADS = HOPPER ? THREADS + 128 : THREADS;
-constexpr int TILE_COLUMNS = HOPPER ? HOPPER : 128, CLUSTER = HOPPER == 256 ? 2 : 1;
+// What a block is, as layers.py has it too: threads in all, those of them that work on the finished tile, its columns, the
+// blocks on one multiprocessor at a time, and those of a cluster, whose tiles lie one above the other.
+constexpr int BLOCKS = HOPPER == 256 || PARTS > 1 ? 1 : 2, CLUSTER = HOPPER == 256 ? 2 : 1;
+constexpr int THREADS = HOPPER || PARTS > 1 ? 256 : 128, COPIERS = HOPPER == 0 ? 0 : BLOCKS > 1 ? 32 : 128;
+constexpr int BLOCK_THREADS = THREADS + COPIERS, TILE_COLUMNS = HOPPER ? HOPPER : 128;
 
 using Element = unsigned short;
 constexpr int PER_CHUNK = 8;  // elements in the 16 bytes that one asynchronous copy moves

@@ -9,8 +9,7 @@
 
 constexpr int WARPS = THREADS / 32;
 constexpr int SCRATCH_BYTES = WARPS * EDGE * 4;
-constexpr int BLOCKS = HOPPER || PARTS > 1 ? 1 : 2;  // on one multiprocessor at a time
-constexpr int AHEAD = 4;  // rows whose operands are asked for before the first of them is finished
+constexpr int AHEAD = HOPPER && BLOCKS > 1 ? 2 : 4;  // rows whose operands are fetched before the first of them is finished
 
 // The rows of tiles in C that blocks with neighbouring numbers share: what they read stays in L2.
 constexpr int GROUP = 8;
