@@ -70,11 +70,11 @@ class Elements(NamedTuple):
     @property
     def instructions(self) -> tuple[tuple[str, str], ...]:
         """What a product's machine code must show, in the assembler's names: tensor cores, and what feeds them."""
-        opcodes = ("HGMMA", "UTMALDG") if self.hopper else ("HMMA", "LDSM", "LDGSTS")
+        opcodes = ["HGMMA", "UTMALDG"] if self.hopper else ["HMMA", "LDSM", "LDGSTS"]
         if self.hopper and self.together == 1:
-            opcodes += ("USETMAXREG",)
+            opcodes.append("USETMAXREG")
         if self.cluster > 1:
-            opcodes += ("UCGABAR_ARV",)
+            opcodes.append("UCGABAR_ARV")
         return tuple((architecture, opcode) for architecture in self.architectures for opcode in opcodes)
 
     def tiles(self, rows: int, columns: int) -> int:
