@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from .history import History
-from .kernels.arrays import as_target
 from .network import MLP
 
 
@@ -62,6 +61,5 @@ def test(model: NeuralNetwork, x: Any, y: Any) -> float:
 
     Raises ShapeError, DTypeError or ArgumentError for arrays that do not fit.
     """
-    outputs = model.forward(x)
-    target = as_target("y", y, len(outputs), model.network.structure)
-    return float(np.mean(outputs.argmax(axis=1) == target.argmax(axis=1)))
+    outputs, target = model.network._outputs_and_target(x, y)
+    return float((outputs.argmax(axis=1) == target.argmax(axis=1)).mean())

@@ -122,6 +122,14 @@ class Computing:
             total += share * self._backend.loss(self._structure, y, near(target[start : start + len(rows)]))
         return total
 
+    def _outputs_and_target(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """The outputs for x and what y wants of them, both where the network computes."""
+        samples, target = self._samples(x, y)
+        out = self._buffers.room((len(samples), self._structure.widths[-1]), self._structure.dtype)
+        samples, target = self._buffers.near(samples), self._buffers.near(target)
+        self._backend.forward(self._structure, self._buffers.operands()[0], samples, out, self._inference_workspace())
+        return out, target
+
     def _train(self, x: Any, y: Any, order: Any, start: int, batch_size: int, losses: np.ndarray) -> None:
         """Make len(losses) steps, as the backend's `train` says, and count those made, though it may fail."""
         with interrupt_held() if self._buffers.gpu is not None else nullcontext():  # a step is launches, one by one

@@ -320,12 +320,13 @@ class MLP(Fitting):
         target = LOSSES[loss].target
         if target == "values":
             raise ArgumentError(f"predict_proba needs a loss on classes or probabilities; this network's is {loss!r}.")
-        y = self.predict(x)
-        with np.errstate(over="ignore", invalid="ignore"):
+        home = home_of("x", x)
+        y = home.take(self.predict(x))
+        with np.errstate(over="ignore", invalid="ignore"), self._buffers.device():
             if target == "probabilities":
-                return 1 / (1 + np.exp(-y))
+                return home.give(1 / (1 + np.exp(-y)))
             e = np.exp(y - y.max(axis=1, keepdims=True))
-            return e / e.sum(axis=1, keepdims=True)
+            return home.give(e / e.sum(axis=1, keepdims=True))
 
     def loss(self, x: Any, y: Any) -> float:
         """The loss J of x[n, in] against the targets y[n, out] (or labels y[n]); raises as `train_step`."""

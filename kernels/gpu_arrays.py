@@ -5,6 +5,7 @@ and others. `adopt` makes device arrays of them, CuPy's own class, which `arrays
 never turned into a NumPy array here, nor the other way: no byte travels unless the user says so.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,13 +103,14 @@ def shadow(array: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Home:
-    """Where the arrays of a call lie: how a new one is made there, and how the caller gets it."""
+    """Where the arrays of a call lie: how a new one is made there, how the caller gets it, and how it is taken back."""
 
     new: Callable[[tuple[int, ...], np.dtype], Any]
     give: Callable[[Any], Any]
+    take: Callable[[Any], Any]
 
 
-HOST = Home(new_array, lambda array: array)
+HOST = Home(new_array, lambda array: array, lambda array: array)
 
 
 def home_of(name: str, value: Any) -> Home:
@@ -124,7 +126,7 @@ def home_of(name: str, value: Any) -> Home:
         with device:
             return module.empty(shape, dtype)
 
-    return Home(new, lambda array: _exported(array, value, module))
+    return Home(new, lambda array: _exported(array, value, module), functools.partial(adopt, name))
 
 
 def _exported(array: Any, like: Any, module: ModuleType) -> Any:

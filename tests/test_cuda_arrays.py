@@ -253,6 +253,26 @@ def test_networks_take_gpu_arrays(kind, rng):
         assert_same_bits(content(a), b)
 
 
+@pytest.mark.parametrize(("loss", "outputs"), [("cross_entropy", 4), ("binary_cross_entropy", 2)])
+def test_probabilities_of_gpu_arrays_are_of_their_kind(loss, outputs, kind, rng, travels):
+    x, net = samples(rng)[0], a_network((3, 4, outputs), loss=loss)
+    expected = net.predict_proba(x)
+    x_ = kind(x)
+    travels.clear()
+    p = net.predict_proba(x_)
+    assert travels == [] and type(p) is (type(x_) if kind is not Interface else memory.DeviceArray)
+    assert_same_bits(content(p), expected)
+
+
+def test_the_articles_accuracy_takes_gpu_arrays(kind, rng):
+    x, labels = samples(rng, 40)
+    y = np.eye(2)[labels]
+    model = fastmlp.NeuralNetwork(3, 4, 2, backend="cuda")
+    expected = np.mean(model.forward(x).argmax(axis=1) == labels)
+    for arrays in [(kind(x), kind(y)), (kind(x), y), (x, kind(y)), (x, y)]:
+        assert fastmlp.test(model, *arrays) == expected
+
+
 def test_a_fit_on_gpu_arrays_moves_no_samples(kind, rng, travels):
     x, labels = samples(rng)
     net, x, labels = a_network(), kind(x), kind(labels)
