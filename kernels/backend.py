@@ -98,15 +98,16 @@ def require_dtype(name: str, dtype: str, precision: str = "highest") -> None:
             f"backend {name!r} cannot multiply bfloat16 as told: {unavailable}. Without that variable it takes the "
             "best way that there is."
         )
-    if name == "cpu" and dtype == "float16":
+    if dtype == "float16" and not hasattr(load(name), "FLOAT16"):
         raise BackendUnavailable(
-            "backend 'cpu' has no kernels for dtype 'float16': backend='cuda' has, and backend='numpy' emulates it. "
-            "dtype='bfloat16' runs on every backend."
+            f"backend {name!r} has no kernels for dtype 'float16': backend='cuda' has, and backend='numpy' emulates "
+            "it. dtype='bfloat16' runs on every backend."
         )
     others = "backend='numpy'" if dtype == "float16" else "backend='cpu' or 'numpy'"
-    if name == "cuda" and dtype in ("bfloat16", "float16") and (reason := load(name).why_no_tensor_cores()) is not None:
+    why_not = getattr(load(name), "why_no_tensor_cores", None)
+    if why_not is not None and dtype in ("bfloat16", "float16") and (reason := why_not()) is not None:
         raise BackendUnavailable(
-            f"backend 'cuda' cannot run dtype {dtype!r} here: {reason}. {others} runs it on the processor."
+            f"backend {name!r} cannot run dtype {dtype!r} here: {reason}. {others} runs it on the processor."
         )
 
 

@@ -260,7 +260,8 @@ def test_probabilities_of_gpu_arrays_are_of_their_kind(loss, outputs, kind, rng,
     x_ = kind(x)
     travels.clear()
     p = net.predict_proba(x_)
-    assert travels == [] and type(p) is (type(x_) if kind is not Interface else memory.DeviceArray)
+    assert travels == []
+    assert type(p) is (type(x_) if kind is not Interface else memory.DeviceArray)
     assert_same_bits(content(p), expected)
 
 

@@ -84,7 +84,7 @@ def test_l2_shared_among_the_rows_of_a_batch(rng, canary, blocks, optimizer):
 
 
 def deep(rng, optimizer="adam", samples=300):
-    """The issue's network, and enough samples for a batch of 256."""
+    """64-64-64-1, and enough samples for a batch of 256."""
     net = network((64, 64, 64, 1), ("relu", "relu", "identity"), "mse", np.float32)
     run = Run(net, rule(optimizer, hidden=64), rng)
     run.x, run.t = data(net, rng, samples)

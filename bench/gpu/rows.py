@@ -53,7 +53,7 @@ WORKLOADS = (
     (_row("width-1024", (1024,) * 5, 4096), ("float32",)),
     (_row("width-4096", (4096,) * 5, 8192, "adam"), ("bfloat16", "float32")),
 )
-"""Networks of the issue's table, and the dtypes that each is trained in."""
+"""Networks whose training is timed, and the dtypes that each is trained in."""
 
 COMPILED = ("small", "width-512", "width-4096")
 """Where torch.compile takes part; it takes some ten seconds a shape."""
