@@ -203,6 +203,19 @@ def test_shares_of_a_large_batch(backend, rng):
     np.testing.assert_array_equal(net.biases(gradient)[0], -(t / n).sum(axis=0))
 
 
+@pytest.mark.parametrize("width", [128, 256, 512])
+def test_the_sums_have_room_for_the_shares_of_every_smaller_batch(width, hopper, backend, monkeypatch):
+    from fastmlp.kernels.cuda import tensor_workspace
+    from fastmlp.kernels.cuda.tensor_layer import shares
+
+    monkeypatch.setattr(tensor_workspace, "empty", lambda shape, dtype: np.broadcast_to(dtype.type(0), shape))
+    net, rows = bfloat16((width, width), "identity", "half_mse"), 8000
+    elements = backend.Workspace(net, 1, True).tensor.elements
+    counts = [shares(elements, n, width, width) for n in range(1, rows + 1)]
+    assert max(counts) > counts[-1], "or the largest batch would say it all"
+    assert tensor_workspace.TensorBuffers(elements, net, rows, True).sums.size >= max(counts) * width**2
+
+
 def test_float32_of_wide_layers_runs_in_parts(backend, rng):
     """At float32's accuracy: no worse than twice what NumPy's own float32 makes of the same gradients."""
     net = network((128, 256, 128), ("gelu", "identity"), "mse", np.float32)

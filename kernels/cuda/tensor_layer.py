@@ -182,9 +182,13 @@ def load_kernels(elements: Elements, network: Network, rows: int, optimizer: Opt
 
 def shares(elements: Elements, n: int, k: int, m: int) -> int:
     """Into how many shares of its n rows a weight gradient [k, m] is cut, by shape alone."""
+    return -(-n // _rows_of_share(n, most_shares(elements, n, k, m)))
+
+
+def most_shares(elements: Elements, rows: int, k: int, m: int) -> int:
+    """How many shares those are at most in batches of up to `rows` rows; fewer rows can have more shares than more."""
     kind = elements.tiled(k, m)
-    count = max(1, min(MULTIPROCESSORS * kind.together // kind.tiles(k, m), n // ROWS_OF_SHARE))
-    return -(-n // _rows_of_share(n, count))
+    return max(1, min(MULTIPROCESSORS * kind.together // kind.tiles(k, m), rows // ROWS_OF_SHARE))
 
 
 def partial_rows(rows: int) -> int:

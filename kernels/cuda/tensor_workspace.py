@@ -7,7 +7,7 @@ import numpy as np
 from ..cuda_cpp.layers import Elements
 from ..network import Network
 from .memory import empty
-from .tensor_layer import Operand, partial_rows, saved_as, shares, takes_sign
+from .tensor_layer import Operand, most_shares, partial_rows, saved_as, takes_sign
 
 
 class TensorBuffers:
@@ -39,7 +39,7 @@ class TensorBuffers:
         places = [self._operand(rows, size).memory for size in sizes]
         self._deltas = [Operand(elements, rows, m, places[i % 2]) for i, m in enumerate(widths)]
         self._partials = [self._float32(partial_rows(rows), size) for size in sizes]
-        counts = [(shares(elements, rows, layer.inputs, layer.outputs), layer) for layer in layers]
+        counts = [(most_shares(elements, rows, layer.inputs, layer.outputs), layer) for layer in layers]
         room = [count * layer.inputs * layer.outputs for count, layer in counts if count > 1]
         self.sums = self._float32(max(room, default=0), 1)
 
