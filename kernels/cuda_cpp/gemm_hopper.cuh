@@ -12,7 +12,7 @@
 //
 // Blocks with wide tiles are clusters of two, one tile above the other: each brings half of the columns that both need, to
 // both, which takes 32 KiB a stage from the L2 cache instead of 48. So a stage is empty when both blocks' warps are done
-// with it. What nobody will wait for is not said: a block may have ended by then.
+// with it, and no block ends before its last stages are: until then the other says so to it, and has copies from it coming.
 //
 // In parts, the products of a step are summed from zero, smallest first, and then added in float32: tensor cores cut off
 // what they add. While one warpgroup adds, the other's products run. A part is read in several products, so it is 128
@@ -115,6 +115,7 @@ __device__ __forceinline__ void multiply_parts(float (&total)[SUMS], const char*
                                              place_of<B_DEEP>(bs + part_of_b(product) * B_BYTES, 0, step), product > 0);
         products_commit();
         products_wait<0>();
+        settle(c);
 #pragma unroll
         for (int i = 0; i < SUMS; ++i) total[i] += c[i];
     }
@@ -160,6 +161,8 @@ __device__ __forceinline__ void gemm(char* memory, const Operand& a, const Opera
                     if (tile.row + row < a.count)
                         epilogue.ask(tile.row + row, tile.column, min(b.count - tile.column, TILE_COLUMNS));
             }
+            for (int stage = max(stages - STAGES, 0); CLUSTER > 1 && stage < stages; ++stage)
+                barrier_wait(empty + stage % STAGES, stage / STAGES & 1);
         }
     } else {
         if (BLOCKS == 1) take_registers<CONSUMER_REGISTERS>();
@@ -175,9 +178,11 @@ __device__ __forceinline__ void gemm(char* memory, const Operand& a, const Opera
             if (PARTS > 1) multiply_parts<A_DEEP, B_DEEP>(c, as, bs, group);
             else multiply_stage<A_DEEP, B_DEEP>(c, as, bs, group, stage > 0);
             const int done = PARTS > 1 ? stage : stage - 1;
-            if (done >= 0 && done + STAGES < stages) give_back(empty + done % STAGES, lane);
+            if (done >= 0) give_back(empty + done % STAGES, lane);
         }
         products_wait<0>();
+        settle(c);
+        if (PARTS == 1 && stages > 0) give_back(empty + (stages - 1) % STAGES, lane);
         some_threads(1, THREADS);  // both warpgroups have read the last stage, whose place the tile takes
 
         float* resting = reinterpret_cast<float*>(shared);

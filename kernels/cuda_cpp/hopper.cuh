@@ -24,11 +24,12 @@ __device__ __forceinline__ void barrier_arrive(Barrier* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// Arrives at the barrier that lies in this place of another block of the cluster.
+// Arrives at the barrier that lies in this place of another block of the cluster. Nothing that was written before is
+// shown to that block, which would take a fence of the whole device.
 __device__ __forceinline__ void barrier_arrive_at(Barrier* barrier, int rank) {
     asm volatile(
         "{\n\t.reg .b32 there;\n\tmapa.shared::cluster.u32 there, %0, %1;\n\t"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n\t}" ::"r"(shared_address(barrier)),
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n\t}" ::"r"(shared_address(barrier)),
         "r"(rank)
         : "memory");
 }
@@ -92,6 +93,13 @@ __device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_g
 template <int PENDING>
 __device__ __forceinline__ void products_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// Keeps what reads or writes sums on its side of this: the compiler does not know that products under way write them.
+template <int COUNT>
+__device__ __forceinline__ void settle(float (&c)[COUNT]) {
+#pragma unroll
+    for (float& each : c) asm volatile("" : "+f"(each)::"memory");
 }
 
 // Where an operand lies in shared memory, in atoms of 8 rows of 128 bytes, their 16-byte chunks swizzled by the row: for
