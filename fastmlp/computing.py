@@ -4,7 +4,6 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +17,7 @@ from .kernels import backend as backends
 from .kernels.contract import EMULATED
 from .kernels.gpu_arrays import home_of
 from .kernels.network import Network, Optimizer
+from .turns import Turns
 
 BLOCK_ELEMENTS = 2**22
 """How many layer outputs `predict` and `loss` hold at a time: 1365 rows of 1024-1024-1024-1024, so that copying each
@@ -27,11 +27,10 @@ weight to panels once a block costs little (4096 rows took 5 % longer in blocks 
 class Computing:
     """A network on its backend: `MLP` sets its structure, optimiser, buffers and counts, `_use` all the rest."""
 
-    updates: int
     _structure: Network
     _optimizer: Optimizer
     _buffers: Buffers
-    _step_loss: np.ndarray
+    _turns: Turns
     _training: Any
     _inference: threading.local
     _direct_step: "_DirectStep"
@@ -131,22 +130,25 @@ class Computing:
         return out, target
 
     def _train(self, x: Any, y: Any, order: Any, start: int, batch_size: int, losses: np.ndarray) -> None:
-        """Make len(losses) steps, as the backend's `train` says, and count those made, though it may fail."""
-        with interrupt_held() if self._buffers.gpu is not None else nullcontext():  # a step is launches, one by one
+        """Make len(losses) steps, as the backend's `train` says, and count those made, though it may fail.
+
+        An error has the attribute `steps`, as the backend's.
+        """
+        with interrupt_held(), self._turns:
             workspace = self._training_workspace(batch_size)
             parameters, state = self._buffers.operands()
             made = 0
             try:
                 self._backend.train(
-                    self._structure, self._optimizer, parameters, state, self.updates, x, y, order, start, batch_size,
-                    losses, workspace,
+                    self._structure, self._optimizer, parameters, state, self._turns.updates, x, y, order, start,
+                    batch_size, losses, workspace,
                 )  # fmt: skip
                 made = len(losses)
             except Exception as error:
                 made = getattr(error, "steps", 0)
                 raise
             finally:
-                self.updates += made
+                self._turns.updates += made
                 self._buffers.written()
 
     def _step_directly(self) -> "_DirectStep":
@@ -162,24 +164,24 @@ class Computing:
         step = self._stepper(None)
         if step is no_step:
             return no_step, self._training
-        return self._structure.gradients_by(step, self._step_loss.item), self._training
+        return self._structure.gradients_by(step), self._training
 
-    def _stepper(self, rule: Optimizer | None) -> Callable[..., int]:
+    def _stepper(self, rule: Optimizer | None) -> Callable[..., float]:
         """The backend's stepper for the workspace of now; without a rule it is for `gradients`."""
         make = getattr(self._backend, "stepper", None)
         if make is None:
             return no_step
         parameters, state = self._buffers.here
         slots = None if rule is None else state
-        return make(self._structure, rule, parameters, slots, self._step_loss, self._training) or no_step
+        return make(self._structure, rule, parameters, slots, self._turns.counts, self._training) or no_step
 
 
 def no_step(*arguments: Any) -> int:
     """The stepper, or predictor, of a backend without one."""
-    return False
+    return 0
 
 
-_DirectStep = tuple[Callable[..., int], Any]
+_DirectStep = tuple[Callable[..., float], Any]
 """A backend's stepper, and the workspace that it is for."""
 
 _DirectGradients = tuple[Callable[..., Any], Any]

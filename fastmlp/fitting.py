@@ -40,7 +40,7 @@ class Fitting(Computing):
         more epochs than it began.
         """
         n, steps = len(x), losses.shape[1]
-        flat, done, earlier = losses.reshape(-1), 0, self.updates
+        flat, done = losses.reshape(-1), 0
         before = self._random.bit_generator.state
         try:
             order = self._shuffled(n, len(losses)) if shuffle else None
@@ -50,11 +50,13 @@ class Fitting(Computing):
                 with interrupt_held():
                     first = done // steps * n + done % steps * batch_size
                     self._train(x, y, order, first, batch_size, flat[done : done + count])
-                    done = self.updates - earlier
+                    done += count
                 pace.measure((time.perf_counter() - began) / count)
                 bar.advance(count, float(flat[done - 1]))
+        except Exception as error:
+            done += getattr(error, "steps", 0)
+            raise
         finally:
-            done = self.updates - earlier
             self.epochs += done // steps
             if shuffle and done < len(flat):
                 self._random.bit_generator.state = before

@@ -14,12 +14,13 @@ from .errors import ArgumentError, require_name
 from .fitting import Fitting, announce_divergence
 from .history import Epoch, History
 from .initialisation import initialise
-from .interrupt import Pace
+from .interrupt import Pace, interrupt_held
 from .kernels import arrays
 from .kernels.contract import LOSSES, PRECISIONS, array_dtype, step_flops
 from .kernels.gpu_arrays import home_of
 from .kernels.network import Network, new_array
 from .settings import as_activations, as_callbacks, as_widths
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -54,6 +55,9 @@ class MLP(Fitting):
     Biases begin at zero, weights as `fastmlp.initialisation.initialise` says. One seed gives the same bits on every run
     and for any number of threads, and the same first weights, rounded, in all dtypes. Backends round differently, so
     name one where "auto" must not choose by measurements.
+
+    Threads may share a network: predictions and losses are taken side by side, and what trains or takes gradients waits
+    for its turn, a step or a call of several. Ctrl-C comes between two steps, whoever makes them.
 
     Raises ArgumentError or DTypeError for a setting that cannot be used, BackendUnavailable for a backend that cannot
     run here.
@@ -100,11 +104,9 @@ class MLP(Fitting):
         )
         name, module = self._chosen(backend)
         self._buffers = Buffers(self._structure, self._optimizer)
-        self._step_loss = np.zeros(1)
+        self._turns = Turns()
         self._use(backend, name, module)
         initialise(self._structure, self.parameters, self._random)
-        self.updates = 0
-        """Steps made so far."""
         self.epochs = 0
         """Epochs that `fit` has completed so far."""
 
@@ -158,6 +160,15 @@ class MLP(Fitting):
         if arrays.as_real("learning_rate", value) == 0:
             raise ArgumentError(f"learning_rate must be greater than 0; got {value!r}.")
         self._optimizer = replace(self._optimizer, learning_rate=float(value))
+
+    @property
+    def updates(self) -> int:
+        """Steps made so far; an optimiser whose rule counts them goes on from there."""
+        return self._turns.updates
+
+    @updates.setter
+    def updates(self, value: int) -> None:
+        self._turns.updates = arrays.as_integer("updates", value, 0)
 
     @property
     def random_state(self) -> dict[str, Any]:
@@ -219,13 +230,13 @@ class MLP(Fitting):
         Raises ShapeError, DTypeError or ArgumentError, before anything is written, for arrays that do not fit.
         """
         direct, workspace = self._direct_step
-        if workspace is self._training and direct(x, y, self.updates, self._optimizer.learning_rate):
-            self.updates += 1
-            return self._step_loss.item()
+        if workspace is self._training and type(loss := direct(x, y, self._optimizer.learning_rate)) is float:
+            return loss
         x, y = self._samples(x, y)
-        self._train(x, y, None, 0, len(x), self._step_loss)
+        losses = np.empty(1)
+        self._train(x, y, None, 0, len(x), losses)
         self._direct_step = self._step_directly()
-        return self._step_loss.item()
+        return losses.item()
 
     def fit(
         self,
@@ -341,9 +352,10 @@ class MLP(Fitting):
         home = home_of("x", x)
         gradient = home.new((structure.size,), structure.dtype)
         samples, target = self._samples(x, y)
-        workspace = self._training_workspace(len(samples))
-        parameters = self._buffers.operands()[0]
-        loss = self._backend.gradients(structure, parameters, samples, target, gradient, workspace)
+        with interrupt_held(), self._turns:
+            workspace = self._training_workspace(len(samples))
+            parameters = self._buffers.operands()[0]
+            loss = self._backend.gradients(structure, parameters, samples, target, gradient, workspace)
         self._direct_gradients = self._gradients_directly()
         dw, db = structure.weights(gradient), structure.biases(gradient)
         return float(loss), [home.give(array) for array in dw], [home.give(array) for array in db]

@@ -16,6 +16,10 @@ REFUSED, JUDGED, DONE = range(3)
 """What a backend's `direct_operation` says of arrays: the desk has to judge them, and nothing has been written; they
 are as a kernel may assume, and the operation is to be run on them; it is done."""
 
+UPDATES, RUNNING, WANTED = range(3)
+"""Places in the counts that a backend's `stepper` minds: steps made; not 0 while a call of it runs; not 0 while others
+want a turn, and it is to refuse."""
+
 NETWORK_DTYPES = (*DTYPES, "bfloat16")
 """Element types of a network that every backend runs: an array's, or BFLOAT16."""
 

@@ -134,9 +134,9 @@ class Network:
         return [buffer[place] for place in self._places_of_biases]
 
     def gradients_by(
-        self, step: Callable[[Any, Any, np.ndarray], int], loss: Callable[[], float]
+        self, step: Callable[[Any, Any, np.ndarray], float]
     ) -> Callable[[Any, Any], tuple[float, list[np.ndarray], list[np.ndarray]] | None]:
-        """A function (x, y): (loss(), dw, db), or None where `step(x, y, buffer)` would not fill the new flat buffer.
+        """A function (x, y): (J, dw, db), or None where `step(x, y, buffer)`, which gives J, refuses the new buffer.
 
         They are its `weights` and `biases`, below 2 GiB as fields of a record, which takes a third of the time.
         """
@@ -151,10 +151,11 @@ class Network:
 
         def gradients(x: Any, y: Any) -> tuple[float, list[np.ndarray], list[np.ndarray]] | None:
             buffer = new(shape, dtype)
-            if not step(x, y, buffer):
+            loss = step(x, y, buffer)
+            if type(loss) is not float:
                 return None
             fields = buffer if record is None else view((), record, buffer)
-            return loss(), [*weights(fields)], [*biases(fields)]
+            return loss, [*weights(fields)], [*biases(fields)]
 
         return gradients
 

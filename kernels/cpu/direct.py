@@ -69,7 +69,11 @@ integer_of = types.ExternalFunction("PyLong_AsLongLong", types.int64(types.int64
 float_of = types.ExternalFunction("PyFloat_AsDouble", types.float64(types.int64))
 """The Python float at this address."""
 
-_new_integer = types.ExternalFunction("PyLong_FromLongLong", types.int64(types.int64))
+new_integer = types.ExternalFunction("PyLong_FromLongLong", types.int64(types.int64))
+"""The address of a new Python integer."""
+
+new_float = types.ExternalFunction("PyFloat_FromDouble", types.int64(types.float64))
+"""The address of a new Python float."""
 
 unlock_python = types.ExternalFunction("PyEval_SaveThread", types.int64())
 """Let other Python threads run; what it gives is for `lock_python`. No object may be read until then."""
@@ -112,18 +116,20 @@ class Direct:
     """A `function(known, arguments, count) -> int64`, compiled when it is first bound.
 
     `known` is its table and `arguments` are the addresses of `count` Python objects, which live as long as the call. It
-    runs with Python's global lock, unless it lets go of it, and raises nothing.
+    runs with Python's global lock, unless it lets go of it, and raises nothing. What it gives is an integer or, if it
+    `makes_objects`, the address of a new Python object.
     """
 
-    def __init__(self, function):
-        self._function = function
+    def __init__(self, function, makes_objects=False):
+        self._function, self._makes_objects = function, makes_objects
 
     @functools.cached_property
     def _definition(self):
-        piece = jit(self._function)
+        piece, makes_objects = jit(self._function), self._makes_objects
 
         def run(table, arguments, count):
-            return _new_integer(piece(int64_at(integer_of(table)), arguments, count))
+            answer = piece(int64_at(integer_of(table)), arguments, count)
+            return answer if makes_objects else new_integer(answer)
 
         signature = types.int64(types.int64, Pointer(types.int64), types.int64)
         compiled = c_function(run, self._function, signature)
@@ -145,6 +151,11 @@ class Direct:
 def direct(function):
     """The `Direct` of this function."""
     return Direct(function)
+
+
+def direct_object(function):
+    """The `Direct` of this function, which makes Python objects."""
+    return Direct(function, True)
 
 
 ENTRIES = OWN

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..contract import GRADIENT_CODE, LOSSES, OPTIMIZERS, step_flops
+from ..contract import GRADIENT_CODE, LOSSES, OPTIMIZERS, RUNNING, UPDATES, WANTED, step_flops
 from ..network import Network, Optimizer
 from .compile import jit
 from .direct import (
@@ -13,11 +13,13 @@ from .direct import (
     WRITABLE,
     address,
     data_of,
-    direct,
+    direct_object,
     float_of,
     integer_of,
     is_array,
     length_of,
+    new_float,
+    new_integer,
     reads_arrays,
     stack_integers,
 )
@@ -41,7 +43,7 @@ from .workspace import Workspace
 
 (
     DTYPE, ITEM, INTEGER, IN, OUT, TARGET, MOST_ROWS, MOST_MEMBERS, ROW_FLOPS, ENTRY, PARAMETERS, SIZE, STATE,
-    SETTINGS, VALUE, STEP_LAYERS, STEP_PLAN,
+    SETTINGS, COUNTS, STEP_LAYERS, STEP_PLAN,
 ) = range(OWN, OWN + 17)  # fmt: skip
 """What a step is bound to; TARGET is the place of the loss's kind of targets in TARGETS, ITEM the bytes of a float."""
 
@@ -107,8 +109,15 @@ def _is_apart(known, value, size):
 
 
 @jit
-def _run(known, x, target, state, updates, team, size):
-    """Make the step if x and its targets need no judging; whether it was made. A large one is the team's."""
+def _is_its_turn(known):
+    """Whether no other call trains the network, nor anybody waits to."""
+    counts = int64_at(known[COUNTS])
+    return counts[RUNNING] == 0 and counts[WANTED] == 0
+
+
+@jit
+def _run(known, x, target, state, updates, value, team, size):
+    """Make the step, J to `value`, if x and its targets need no judging; whether it was made. Large ones are shared."""
     if not is_array(known, x, known[DTYPE], 2, PLAIN) or length_of(x, 1) != known[IN]:
         return False
     rows = length_of(x, 0)
@@ -121,35 +130,48 @@ def _run(known, x, target, state, updates, team, size):
     has_labels = known[TARGET] == 2
     job = stack_integers(17)
     job[0], job[1], job[2], job[3], job[4], job[5] = (
-        known[PARAMETERS], known[SIZE], state, known[SETTINGS], known[VALUE], 1,
+        known[PARAMETERS], known[SIZE], state, known[SETTINGS], address_of(value), 1,
     )  # fmt: skip
     job[6], job[7], job[8] = known[STEP_LAYERS], known[STEP_PLAN], data_of(x)
     job[9], job[10] = 0 if has_labels else data_of(target), data_of(target) if has_labels else 0
     job[11], job[12], job[13], job[14], job[15], job[16] = 0, rows, 0, rows, updates, 0
     flops = rows * known[ROW_FLOPS]
+    counts = int64_at(known[COUNTS])
+    counts[RUNNING] = 1
     if flops < PARALLEL_FLOPS:
         conducted_alone(known[ENTRY], address_of(job), flops)
     else:
         conducted(team, known[ENTRY], address_of(job), min(size, known[MOST_MEMBERS]), flops >= LONG_FLOPS)
+    counts[RUNNING] = 0
     return True
 
 
-@direct
+@direct_object
 def _step_directly(known, arguments, count):
-    """(x, target, updates, learning_rate, team, size): what `stepper` gives, without a team for small steps alone."""
-    float64_at(known[SETTINGS])[LEARNING_RATE] = float_of(arguments[3])
-    team, size = (integer_of(arguments[4]), integer_of(arguments[5])) if count > 4 else ALONE
-    return _run(known, arguments[0], arguments[1], known[STATE], integer_of(arguments[2]), team, size)
+    """(x, target, learning_rate, team, size): what `stepper` gives, without a team for small steps alone."""
+    if not _is_its_turn(known):
+        return new_integer(0)
+    float64_at(known[SETTINGS])[LEARNING_RATE] = float_of(arguments[2])
+    team, size = (integer_of(arguments[3]), integer_of(arguments[4])) if count > 3 else ALONE
+    counts, value = int64_at(known[COUNTS]), stack_integers(1)
+    if not _run(known, arguments[0], arguments[1], known[STATE], counts[UPDATES], value, team, size):
+        return new_integer(0)
+    counts[UPDATES] += 1
+    return new_float(float64_at(address_of(value))[0])
 
 
-@direct
+@direct_object
 def _gradients_directly(known, arguments, count):
     """(x, target, gradient, team, size): what `stepper` gives without an optimiser."""
     gradient = arguments[2]
-    if not is_array(known, gradient, known[DTYPE], 1, WRITABLE) or length_of(gradient, 0) != known[SIZE]:
-        return False
+    is_room = is_array(known, gradient, known[DTYPE], 1, WRITABLE) and length_of(gradient, 0) == known[SIZE]
+    if not is_room or not _is_its_turn(known):
+        return new_integer(0)
     team, size = (integer_of(arguments[3]), integer_of(arguments[4])) if count > 3 else ALONE
-    return _run(known, arguments[0], arguments[1], data_of(gradient), 0, team, size)
+    value = stack_integers(1)
+    if not _run(known, arguments[0], arguments[1], data_of(gradient), 0, value, team, size):
+        return new_integer(0)
+    return new_float(float64_at(address_of(value))[0])
 
 
 def stepper(
@@ -157,10 +179,10 @@ def stepper(
     optimizer: Optimizer | None,
     parameters: np.ndarray,
     state: np.ndarray | None,
-    value: np.ndarray,
+    counts: np.ndarray,
     workspace: Workspace,
-) -> Callable[..., int] | None:
-    """A function (x, target, updates, learning_rate), without an optimiser (x, target, gradient): kernels/README.md."""
+) -> Callable[..., float] | None:
+    """A function (x, target, learning_rate), without an optimiser (x, target, gradient): kernels/README.md."""
     row_flops = step_flops(network.widths, 1)
     target = TARGETS.index(LOSSES[network.loss].target)
     if not reads_arrays() or workspace.parts or (target == 2 and network.widths[-1] == 1):
@@ -172,8 +194,8 @@ def stepper(
         id(network.dtype), network.dtype.itemsize, id(_INTEGER), network.widths[0], network.widths[-1], target,
         workspace.rows, workspace.most_members, row_flops, entry.address(network.dtype),
         address(parameters), parameters.size, 0 if state is None else address(state), address(settings),
-        address(value), *tables,
-        keeps=(parameters, state, settings, value, workspace),
+        address(counts), *tables,
+        keeps=(parameters, state, settings, counts, workspace),
     )  # fmt: skip
     if workspace.most_members == 1 or not is_shared(row_flops * workspace.rows):
         return function
