@@ -1,11 +1,15 @@
-"""Callbacks of `MLP.fit`: any callable that takes an `Epoch` after each epoch and returns True to stop the fit."""
+"""Callbacks of `MLP.fit`: any callable that takes an `Epoch` after each epoch and returns True to stop the fit.
+
+A `Callback` is told besides when a fit begins and when it ends.
+"""
 
 import math
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,16 +20,48 @@ from .kernels.arrays import as_integer, as_real
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Checkpoint", "EarlyStopping", "Epoch", "ProgressBar"]
+__all__ = ["Callback", "Checkpoint", "EarlyStopping", "Epoch", "ProgressBar"]
 
 
-class EarlyStopping:
+class Callback:
+    """What may be told of more than epochs: derive from it, and override what is needed."""
+
+    def begin(self, validated: bool) -> None:
+        """Called before a fit's first epoch; `validated`: each will have a validation loss. May raise."""
+
+    def __call__(self, epoch: Any) -> object:
+        """Called after every epoch; True ends the fit."""
+        return None
+
+    def finish(self, epoch: Any) -> None:
+        """Called with the fit's last epoch once all callbacks have seen it, whoever ended it; not after an error."""
+
+
+def begin(callbacks: Sequence[Callable[[Any], object]], validated: bool) -> None:
+    """Tell callbacks that a fit begins."""
+    for callback in callbacks:
+        if isinstance(callback, Callback):
+            callback.begin(validated)
+
+
+def tell(callbacks: Sequence[Callable[[Any], object]], epoch: Any, over: bool = False) -> bool:
+    """Tell all callbacks of an epoch, and of the fit's end if that was it or it is `over`; whether one ends it."""
+    answers = [callback(epoch) for callback in callbacks]
+    stops = any(isinstance(answer, bool | np.bool_) and bool(answer) for answer in answers)
+    if stops or over or epoch.is_last:
+        for callback in callbacks:
+            if isinstance(callback, Callback):
+                callback.finish(epoch)
+    return stops
+
+
+class EarlyStopping(Callback):
     """Stops a fit once the monitored loss has not fallen by more than `min_delta` for `patience` epochs.
 
     `monitor` is "validation_loss" or "loss"; None means the validation loss where there is one. A loss that is NaN is
-    no improvement. With `restore_best`, the parameters of the best epoch are put back when the fit ends, stopped or
-    not; the optimiser's state stays that of the last epoch. `best` and `best_epoch` (from 0) tell what was found. One
-    object serves one fit after another, each anew.
+    no improvement. With `restore_best`, the parameters of the best epoch are put back when the fit ends, whoever stops
+    it or not; the optimiser's state stays that of the last epoch. `best` and `best_epoch` (from 0) tell what was found.
+    One object serves one fit after another, each anew.
     """
 
     def __init__(
@@ -38,6 +74,11 @@ class EarlyStopping:
         self.best, self.best_epoch = math.inf, -1
         self._parameters: np.ndarray | None = None
 
+    def begin(self, validated: bool) -> None:
+        """Raises ArgumentError where there is no validation loss to monitor."""
+        if self.monitor == "validation_loss" and not validated:
+            raise ArgumentError("EarlyStopping monitors the validation loss; got a fit without validation data.")
+
     def __call__(self, epoch: Epoch) -> bool:
         """Note the epoch's loss; True when the fit should stop."""
         if epoch.index == 0:
@@ -46,29 +87,35 @@ class EarlyStopping:
             self.best, self.best_epoch = self._monitored(epoch), epoch.index
             if self.restore_best:
                 self._parameters = epoch.network.parameters.copy()
-        stop = epoch.index - self.best_epoch >= self.patience
-        if (stop or epoch.is_last) and self._parameters is not None:
+        return epoch.index - self.best_epoch >= self.patience
+
+    def finish(self, epoch: Epoch) -> None:
+        """Put back the best epoch's parameters."""
+        if self._parameters is not None:
             epoch.network.parameters[...] = self._parameters
-        return stop
+            self._parameters = None
 
     def _monitored(self, epoch: Epoch) -> float:
-        if epoch.validation_loss is not None and self.monitor != "loss":
-            return epoch.validation_loss
-        if self.monitor == "validation_loss":
-            raise ArgumentError("EarlyStopping monitors the validation loss; got a fit without validation_data.")
-        return epoch.loss
+        return epoch.loss if epoch.validation_loss is None or self.monitor == "loss" else epoch.validation_loss
 
 
-class Checkpoint:
-    """Saves the network to `path` after every `every` epochs and after the last one; see `MLP.save`."""
+class Checkpoint(Callback):
+    """Saves the network to `path` after every `every` epochs and when the fit ends; see `MLP.save`.
+
+    After an `EarlyStopping` in the list of callbacks it saves at the end what that has put back.
+    """
 
     def __init__(self, path: str | os.PathLike[str], every: int = 1) -> None:
         self.path, self.every = path, as_integer("every", every)
 
     def __call__(self, epoch: Epoch) -> None:
         """Save if it is this epoch's turn."""
-        if (epoch.index + 1) % self.every == 0 or epoch.is_last:
+        if (epoch.index + 1) % self.every == 0:
             epoch.network.save(self.path)
+
+    def finish(self, epoch: Epoch) -> None:
+        """Save the network as the fit leaves it."""
+        epoch.network.save(self.path)
 
 
 class ProgressBar:

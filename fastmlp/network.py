@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .buffers import Buffers
-from .callbacks import ProgressBar
+from .callbacks import ProgressBar, begin, tell
 from .errors import ArgumentError, require_name
 from .fitting import Fitting, announce_divergence
 from .history import Epoch, History
@@ -254,7 +254,8 @@ class MLP(Fitting):
         batch_size: rows a batch; None for all. The last batch of an epoch takes what is left.
         shuffle: in a new random order each epoch. A full batch is not shuffled, since its order cannot matter.
         validation_data: (x, y), whose loss is taken after every epoch.
-        callbacks: each is called with an `Epoch` after every epoch; the fit ends where one returns True.
+        callbacks: each is called with an `Epoch` after every epoch; the fit ends where one returns True, and nothing
+            else. Those that are to know of its end derive from `fastmlp.callbacks.Callback`.
         progress: a bar on stderr; None shows it on a terminal, for a fit of more than two seconds.
 
         A fit begins with a new epoch. Ctrl-C ends it between two steps, with just the steps that `updates` counts in
@@ -279,6 +280,7 @@ class MLP(Fitting):
         share[-1] = (n - (steps - 1) * batch_size) / n
         if self._training is not None and self._training.rows > batch_size:
             self._training = None
+        begin(callbacks, validation is not None)
         pace = Pace(step_flops(self.layers, batch_size))
         history, diverged = History(), False
         with ProgressBar(epochs, steps, progress) as bar:
@@ -291,16 +293,14 @@ class MLP(Fitting):
                     history.validation_loss.append(self._mean_loss(*validation))
                 history.seconds = time.perf_counter() - started
                 diverged = diverged or announce_divergence(means, first)
-                if watched and self._ask(callbacks, history, epochs):
+                if callbacks and tell(callbacks, self._epoch(history, epochs)):
                     break
         return history
 
-    def _ask(self, callbacks: Sequence[Callable[[Epoch], object]], history: History, epochs: int) -> bool:
-        """Whether one of the callbacks, each of which is called, ends the fit."""
+    def _epoch(self, history: History, epochs: int) -> Epoch:
+        """The last epoch of the history, as callbacks see it."""
         validation_loss = history.validation_loss[-1] if history.validation_loss else None
-        epoch = Epoch(self, history.epochs - 1, epochs, history.loss[-1], validation_loss, history)
-        answers = [callback(epoch) for callback in callbacks]
-        return any(answers)
+        return Epoch(self, history.epochs - 1, epochs, history.loss[-1], validation_loss, history)
 
     def predict(self, x: Any) -> np.ndarray:
         """The outputs y[n, out] for x[n, in], in the network's dtype; logits where the loss takes those.

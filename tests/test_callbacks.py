@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, ArgumentError, callbacks
-from fastmlp.callbacks import Checkpoint, EarlyStopping, ProgressBar
+from fastmlp.callbacks import Checkpoint, EarlyStopping, ProgressBar, tell
 from fastmlp.history import Epoch, History
 
 
@@ -50,7 +50,7 @@ def run(stopping, losses, validation=None):
     for index, loss in enumerate(losses):
         net.weights[0] = index
         given = None if validation is None else validation[index]
-        if stopping(Epoch(net, index, len(losses), loss, given, History())):
+        if tell([stopping], Epoch(net, index, len(losses), loss, given, History())):
             break
     return index, int(net.weights[0].item())
 
@@ -78,8 +78,32 @@ def test_early_stopping_watches_the_validation_loss_where_there_is_one():
     down, up = [3, 2, 1, 0], [1, 2, 3, 4]
     assert run(EarlyStopping(2), down, up)[0] == 2
     assert run(EarlyStopping(2, monitor="loss"), down, up)[0] == 3
-    with pytest.raises(ArgumentError, match="validation_data"):
-        run(EarlyStopping(2, monitor="validation_loss"), down)
+
+
+def test_early_stopping_without_its_loss_is_refused_before_anything_is_written(backend_name, rng):
+    net = MLP((5, 2), backend=backend_name)
+    before = net.parameters.tobytes()
+    with pytest.raises(ArgumentError, match="without validation data"):
+        net.fit(*data(rng), 3, callbacks=[EarlyStopping(2, monitor="validation_loss")])
+    assert (net.parameters.tobytes(), net.updates) == (before, 0)
+
+
+def test_what_a_fit_that_another_callback_ends_leaves(backend_name, tmp_path, rng):
+    """The best epoch's parameters, and a checkpoint of them; True alone ends a fit."""
+    net = MLP((5, 2), backend=backend_name)
+    kept, path = [], tmp_path / "net"
+
+    def worsen(epoch):
+        kept.append(net.parameters.copy())
+        net.learning_rate = 10.0 if epoch.index >= 2 else 0.01
+        return epoch.loss
+
+    stopping = EarlyStopping(patience=20)
+    callbacks = [worsen, lambda epoch: np.bool_(epoch.index == 6), stopping, Checkpoint(path, every=4)]
+    assert net.fit(*data(rng), 20, callbacks=callbacks).epochs == 7
+    assert stopping.best_epoch < 6
+    assert net.parameters.tobytes() == kept[stopping.best_epoch].tobytes()
+    assert MLP.load(path, backend=backend_name).parameters.tobytes() == net.parameters.tobytes()
 
 
 def test_early_stopping_in_a_fit_keeps_the_best(backend_name, rng):
@@ -117,7 +141,8 @@ def test_checkpoints_are_saved_on_time(backend_name, tmp_path, rng):
         seen.append(MLP.load(tmp_path / "net", backend=backend_name).epochs if (tmp_path / "net").exists() else 0)
 
     net.fit(x, y, 5, callbacks=[Checkpoint(tmp_path / "net", every=2), look])
-    assert seen == [0, 2, 2, 4, 5]
+    assert seen == [0, 2, 2, 4, 4]
+    assert MLP.load(tmp_path / "net", backend=backend_name).epochs == 5
     with pytest.raises(ArgumentError, match="every must be"):
         Checkpoint(tmp_path / "net", every=0)
 

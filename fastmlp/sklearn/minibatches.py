@@ -11,7 +11,7 @@ from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptr
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ..callbacks import ProgressBar
+from ..callbacks import ProgressBar, begin, tell
 from ..interrupt import interrupt_held
 from ..settings import as_callbacks
 from . import extras
@@ -36,6 +36,7 @@ class Minibatches(BaseMultilayerPerceptron):
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         callbacks = self._checked_extras(incremental)
+        begin(callbacks, self._given is not None)
         held_out = None
         if self._given is not None:
             held_out = of_user(self, *self._given)
@@ -76,7 +77,7 @@ class Minibatches(BaseMultilayerPerceptron):
                             for self.loss_ in steps.make():
                                 over = self._epoch_ends(n_samples, held_out) or incremental
                         bar.advance(left - steps.left, steps.last_loss)
-                    over = self._ask(callbacks, most) or over
+                    over = bool(callbacks and tell(callbacks, self._epoch(most), over)) or over
             if not over:
                 warnings.warn(
                     f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization "
@@ -180,14 +181,10 @@ class Minibatches(BaseMultilayerPerceptron):
         self._no_improvement_count = 0
         return False
 
-    def _ask(self, callbacks: tuple[Callable[[Any], object], ...], epochs: int) -> bool:
-        """Whether one of the callbacks, each of which is called, ends the fit."""
-        if not callbacks:
-            return False
-        epoch = extras.Epoch(
+    def _epoch(self, epochs: int) -> extras.Epoch:
+        """The last epoch, as callbacks see it."""
+        return extras.Epoch(
             self, self._engine, self.n_iter_ - 1, epochs, float(self.loss_),
             self.validation_loss_curve_[-1] if self._given is not None else None,
             self.validation_scores_[-1] if self.early_stopping else None,
         )  # fmt: skip
-        answers = [callback(epoch) for callback in callbacks]
-        return any(answers)
