@@ -83,6 +83,8 @@ class Buffers:
 
     def apart(self, array: Any) -> Any:
         """The array itself, or a copy of a NumPy array that may share memory with these."""
-        if type(array) is np.ndarray and np.may_share_memory(array, self._parameters):
+        if type(array) is np.ndarray and any(
+            np.may_share_memory(array, each) for each in (self._parameters, self._state)
+        ):
             return array.copy()
         return array

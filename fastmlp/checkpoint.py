@@ -10,9 +10,10 @@ import itertools
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -27,6 +28,8 @@ from .settings import as_widths
 
 if TYPE_CHECKING:
     from .network import MLP
+
+Net = TypeVar("Net", bound="MLP")
 
 FORMAT = 1
 ENTRY = "fastmlp"
@@ -43,15 +46,22 @@ CONFIGURATION = {"layers", "activation", "loss", "dtype", "optimizer", *SETTINGS
 def save(net: "MLP", path: str | os.PathLike[str]) -> None:
     """Write `net` to `path`: completely, or not at all.
 
-    The bytes go to a new file in the same folder and on to the disk, and only then take the place of what stood there.
+    The bytes go to a new file in the same folder and on to the disk, and only then take the place of what stood there,
+    with its permissions. What is no file, as a pipe or a device, is written to instead.
     Raises the OSError of a file that cannot be written.
     """
     description, tensors = snapshot(net)
     content = safetensors.numpy.save(tensors, {ENTRY: json.dumps(description, allow_nan=False)})
-    target = os.path.realpath(path)
-    temporary = f"{target}.{secrets.token_hex(8)}.tmp"
+    target = os.path.realpath(os.fsdecode(path))
+    if os.path.exists(target) and not os.path.isfile(target):
+        with open(target, "wb") as file:
+            file.write(content)
+        return
+    temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
+            if os.path.isfile(target):
+                shutil.copymode(target, temporary)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -62,14 +72,15 @@ def save(net: "MLP", path: str | os.PathLike[str]) -> None:
         raise
 
 
-def load(path: str | os.PathLike[str], backend: str = "auto") -> "MLP":
-    """The network that `save` wrote, to be run by `backend`.
+def load(kind: "type[Net]", path: str | os.PathLike[str], backend: str = "auto") -> "Net":
+    """The network that `save` wrote, of a class that is MLP or derived from it, to be run by `backend`.
 
     Raises CheckpointError for any file that is not such a checkpoint, whatever it holds, before memory is taken for a
     network. A file that cannot be opened raises its OSError (FileNotFoundError, PermissionError, IsADirectoryError), a
     backend that cannot run here BackendUnavailable.
     """
     backends.resolve(backend)
+    path = os.fsdecode(path)
     with open(path, "rb"):  # an OSError of its own kind; safe_open knows fewer
         pass
     try:
@@ -78,9 +89,9 @@ def load(path: str | os.PathLike[str], backend: str = "auto") -> "MLP":
             description = _parse((file.metadata() or {}).get(ENTRY, "null"))
             _check(description, {name: _form(file.get_slice(name)) for name in file.keys()})  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return restore(description, tensors, backend)
+        return restore(kind, description, tensors, backend)
     except (safetensors.SafetensorError, FastMLPError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{os.fspath(path)!r} is not a fastmlp checkpoint: {error}") from error
+        raise CheckpointError(f"{path!r} is not a fastmlp checkpoint: {error}") from error
 
 
 def snapshot(net: "MLP") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -94,11 +105,12 @@ def snapshot(net: "MLP") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return description, {name: np.array(tensor, order="C") for name, tensor in _tensors(net).items()}
 
 
-def restore(description: dict[str, Any], tensors: Mapping[str, np.ndarray], backend: str) -> "MLP":
-    """The network of a snapshot."""
+def restore(kind: "type[Net]", description: dict[str, Any], tensors: Mapping[str, np.ndarray], backend: str) -> "Net":
+    """The network of a snapshot, of that class, whose own constructor is not called."""
     from .network import MLP
 
-    net = MLP(**description["configuration"], backend=backend)
+    net = kind.__new__(kind)
+    MLP.__init__(net, **description["configuration"], backend=backend)
     for name, tensor in _tensors(net).items():
         tensor[...] = tensors[name]
     for name in COUNTS:

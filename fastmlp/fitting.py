@@ -20,7 +20,8 @@ class Fitting(Computing):
 
     def _validation(self, validation_data: Any) -> tuple[np.ndarray, np.ndarray]:
         if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
-            raise ArgumentError(f"validation_data must be a pair (x, y); got {type(validation_data).__name__}.")
+            count = f" of {len(validation_data)}" if isinstance(validation_data, tuple | list) else ""
+            raise ArgumentError(f"validation_data must be a pair (x, y); got {type(validation_data).__name__}{count}.")
         x, y = validation_data
         return self._samples(x, y, "validation_data's ")
 

@@ -4,13 +4,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from .buffers import Buffers
 from .callbacks import ProgressBar, begin, tell
-from .errors import ArgumentError, require_name
+from .errors import ArgumentError, ShapeError, require_name
 from .fitting import Fitting, announce_divergence
 from .history import Epoch, History
 from .initialisation import initialise
@@ -97,8 +97,8 @@ class MLP(Fitting):
         self._structure = Network(
             widths, activations, loss, np.dtype(array_dtype(dtype)), bfloat16, high, dtype == "float16"
         )
+        learning_rate = _as_rate(learning_rate)
         self._optimizer = arrays.as_optimizer(optimizer, learning_rate, l2, momentum, beta1, beta2, epsilon)
-        self.learning_rate = learning_rate
         self._random = np.random.Generator(
             np.random.PCG64(None if seed is None else arrays.as_integer("seed", seed, 0))
         )
@@ -109,6 +109,7 @@ class MLP(Fitting):
         initialise(self._structure, self.parameters, self._random)
         self.epochs = 0
         """Epochs that `fit` has completed so far."""
+        self._own = frozenset((*vars(self), "_own"))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -157,9 +158,7 @@ class MLP(Fitting):
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        if arrays.as_real("learning_rate", value) == 0:
-            raise ArgumentError(f"learning_rate must be greater than 0; got {value!r}.")
-        self._optimizer = replace(self._optimizer, learning_rate=float(value))
+        self._optimizer = replace(self._optimizer, learning_rate=_as_rate(value))
 
     @property
     def updates(self) -> int:
@@ -211,7 +210,9 @@ class MLP(Fitting):
         """Copies and pickles are made of a checkpoint's content, so that weights stay views of one aligned buffer."""
         from . import checkpoint
 
-        return checkpoint.restore, (*checkpoint.snapshot(self), self.backend)
+        more = {name: value for name, value in vars(self).items() if name not in self._own}
+        state = {"_backend_asked": self._backend_asked, **more}
+        return checkpoint.restore, (type(self), *checkpoint.snapshot(self), self.backend), state
 
     def to(self, backend: str) -> "MLP":
         """Compute with another backend, "auto" among them, from now on; returns the network itself.
@@ -273,7 +274,7 @@ class MLP(Fitting):
         epochs = arrays.as_integer("epochs", epochs, 0)
         batch_size = n if batch_size is None else min(n, arrays.as_integer("batch_size", batch_size))
         steps = -(-n // batch_size)
-        shuffle = shuffle and steps > 1
+        shuffle = arrays.as_flag("shuffle", shuffle) and steps > 1
         watched = bool(callbacks) or validation is not None
         together = 1 if watched else max(1, POSITIONS_A_CALL // (n if shuffle else steps))
         share = np.full(steps, batch_size / n)
@@ -377,24 +378,48 @@ class MLP(Fitting):
         return profile(self, x, y, batch_size, shuffle, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a checkpoint (safetensors), completely or not at all. Raises OSError where it cannot be written."""
+        """Write a checkpoint (safetensors), completely or not at all; a file that stood there gives its permissions.
+
+        Raises OSError where it cannot be written.
+        """
         from . import checkpoint
 
         checkpoint.save(self, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], backend: str = "auto") -> "MLP":
+    def load(cls, path: str | os.PathLike[str], backend: str = "auto") -> Self:
         """The network that `save` wrote; it trains on bit for bit as the saved one would have.
+
+        Of a class derived from MLP the constructor is not called, and attributes of its own are not in the file; copies
+        and pickles have them.
 
         Raises CheckpointError for any file that is no checkpoint, whatever it holds; OSError where it cannot be opened.
         """
         from . import checkpoint
 
-        return checkpoint.load(path, backend)
+        return checkpoint.load(cls, path, backend)
+
+
+def _as_rate(value: Any) -> float:
+    return arrays.as_real("learning_rate", value, above=True)
 
 
 class _Views(list[np.ndarray]):
     """Live views of one buffer: to assign to one is to write its elements, so that it stays a view."""
 
-    def __setitem__(self, index: int, value: Any) -> None:  # type: ignore[override]
-        self[index][...] = value
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(index, slice):
+            views, values = self[index], list(value)
+            if len(views) != len(values):
+                raise ShapeError(f"{len(views)} arrays of a network take as many values; got {len(values)}.")
+            values = [np.broadcast_to(np.asarray(each), view.shape) for view, each in zip(views, values, strict=True)]
+            for view, each in zip(views, values, strict=True):
+                view[...] = each
+        else:
+            self[index][...] = value
+
+    def _stays(self, *_: Any, **__: Any) -> Any:
+        raise ArgumentError("a network has one weight and one bias a layer; write to their elements instead.")
+
+    append = extend = insert = pop = remove = clear = sort = reverse = _stays
+    __delitem__ = __iadd__ = __imul__ = _stays

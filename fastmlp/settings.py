@@ -1,11 +1,15 @@
 """The judgement of a network's shape: each function returns the value ready for use or raises a typed error."""
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 from .errors import ArgumentError, DTypeError, require_name
 from .kernels.arrays import as_integer
 from .kernels.contract import ACTIVATIONS
+
+LARGEST_SIZE = 2**48
+"""Of parameters: 1 PiB of float32, more than processors of today address."""
 
 
 def as_widths(layers: object) -> tuple[int, ...]:
@@ -17,6 +21,9 @@ def as_widths(layers: object) -> tuple[int, ...]:
         raise ArgumentError(
             f"layers must hold at least an input and an output width, as (64, 10) does; got {layers!r}."
         )
+    size = sum((k + 1) * m for k, m in pairwise(widths))
+    if size >= LARGEST_SIZE:
+        raise ArgumentError(f"layers must make less than 2**48 parameters; got {layers!r}, which make {size}.")
     return widths
 
 

@@ -241,13 +241,25 @@ def as_integer(name: str, value: Any, minimum: int = 1) -> int:
     raise ArgumentError(f"{name} must be an integer of at least {minimum}; got {value!r}.")
 
 
-def as_real(name: str, value: Any, low: float = 0.0, high: float = _LARGEST, below: bool = False) -> float:
-    """A finite float from `low` to `high`, or less than `high` if `below`; raises ArgumentError for anything else."""
+def as_real(
+    name: str, value: Any, low: float = 0.0, high: float = _LARGEST, above: bool = False, below: bool = False
+) -> float:
+    """A finite float from `low` to `high`, if `above` more than `low` and if `below` less than `high`.
+
+    Raises ArgumentError for anything else.
+    """
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if real and low <= value <= high and not (below and value == high):
+    if real and low <= value <= high and not (above and value == low) and not (below and value == high):
         return float(value)
-    range_ = f"at least {low:g}" if high == _LARGEST else f"from {low:g} to {'below ' * below}{high:g}"
+    range_ = f"{'above' if above else 'at least'} {low:g} and {'below' if below else 'at most'} {high:.8g}"
     raise ArgumentError(f"{name} must be a finite number {range_}; got {value!r}.")
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """A bool; raises ArgumentError for anything else, for a string such as "no" is true."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise ArgumentError(f"{name} must be True or False; got {value!r}.")
 
 
 def as_optimizer(
@@ -296,6 +308,11 @@ def _any_array(name: str, value: Any, gpu: int | None) -> Any:
     array = _on_gpu(name, value, gpu) if is_gpu_array(value) else _on_host(name, value)
     if array.dtype.kind not in "biuf":
         cure = f"Take a part: {name}.real" if array.dtype.kind == "c" else f"Convert it: {name}.astype(np.float32)"
+        if array.ndim == 0 and array.dtype.kind == "O":  # what NumPy takes for one thing: None, a generator
+            raise DTypeError(
+                f"{name} must be an array of booleans, integers or floats; got {type(value).__name__}. Collect what it "
+                f"gives first: np.array(list({name}), np.float32)."
+            )
         raise DTypeError(f"{name} must hold booleans, integers or floats; got dtype {array.dtype}. {cure}.")
     return array
 

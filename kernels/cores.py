@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import numbers
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -66,9 +67,9 @@ def num_threads(count: int) -> Iterator[None]:
 
 
 def _checked(name: str, count: object) -> int:
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_THREADS:
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or not 1 <= int(count) <= MAX_THREADS:
         raise ArgumentError(f"{name} must be an integer from 1 to {MAX_THREADS}; got {count!r}")
-    return count
+    return int(count)
 
 
 def usable_cores(cgroup: Path | None = None) -> int:

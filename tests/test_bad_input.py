@@ -52,6 +52,8 @@ BAD_SETTINGS = [
     ({"beta1": 1.0}, ArgumentError, "beta1 must be .*got 1.0"),
     ({"beta2": -0.1}, ArgumentError, "beta2 must be .*got -0.1"),
     ({"epsilon": 0.0}, ArgumentError, "epsilon must be .*got 0.0"),
+    ({"learning_rate": 1e39, "dtype": "float64"}, ArgumentError, r"learning_rate .*above 0 and at most 3.4028235e\+38"),
+    ({"layers": (2**40, 2**40)}, ArgumentError, r"layers must make less than 2\*\*48 parameters; got .*, which make"),
 ]
 
 
@@ -91,7 +93,8 @@ BAD_X = [
     ("sparse array", scipy.sparse.coo_array, DTypeError, "x is a sparse matrix.*toarray"),
     ("beyond float32", lambda x: np.full((N, IN), 1e300), DTypeError, r"x\[0, 0\] is 1e\+300, which float32 cannot"),
     ("integers not held", lambda x: np.full((N, IN), 2**24 + 1), DTypeError, "16777217, which float32 cannot hold"),
-    ("None", lambda x: None, DTypeError, "x must hold .*got dtype object"),
+    ("None", lambda x: None, DTypeError, "x must be an array of .*got NoneType"),
+    ("a generator", iter, DTypeError, r"x must be an array of .*got \w*iterator.*np.array\(list\(x\)"),
 ]
 
 BAD_Y = [
@@ -169,7 +172,8 @@ def test_a_mean_over_no_samples(call):
         ({"batch_size": 2.5}, ArgumentError, "batch_size must be .*got 2.5"),
         ({"batch_size": True}, ArgumentError, "batch_size must be .*got True"),
         ({"validation_data": 3}, ArgumentError, r"validation_data must be a pair \(x, y\); got int"),
-        ({"validation_data": samples()[:1]}, ArgumentError, "validation_data must be a pair"),
+        ({"validation_data": samples()[:1]}, ArgumentError, "validation_data must be a pair.*; got tuple of 1"),
+        ({"shuffle": "no"}, ArgumentError, "shuffle must be True or False; got 'no'"),
         ({"validation_data": samples()[::-1]}, ShapeError, r"validation_data's x must have shape \(n, 4\)"),
         ({"validation_data": (samples()[0], samples()[1][:2])}, ShapeError, "validation_data's y must have shape"),
         ({"callbacks": print}, DTypeError, "callbacks must be a sequence of callables"),

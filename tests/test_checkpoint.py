@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hypothesis
@@ -155,6 +156,29 @@ def test_a_checkpoint_has_the_rights_of_any_new_file_and_follows_links(tmp_path)
     assert link.is_symlink()
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
     assert bits(MLP.load(link, backend="numpy")) == bits(network())
+
+
+def test_a_checkpoint_keeps_the_rights_of_what_it_replaces_and_takes_any_name(tmp_path):
+    path = tmp_path / "net"
+    path.touch(0o600)
+    network().save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    long = tmp_path / ("n" * 255)
+    for name in (long, os.fsencode(tmp_path / "bytes")):
+        network().save(name)
+        assert bits(MLP.load(name, backend="numpy")) == bits(network())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_written_to(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        content = pool.submit(pipe.read_bytes)
+        network().save(pipe)
+        (tmp_path / "net").write_bytes(content.result())
+    assert pipe.is_fifo()
+    assert bits(MLP.load(tmp_path / "net", backend="numpy")) == bits(network())
 
 
 def refused(path, content):

@@ -233,7 +233,7 @@ BAD = [
     ({"optimizer": "adm"}, fastmlp.ArgumentError, "Did you mean 'adam'"),
     ({"activation": "Relu"}, fastmlp.ArgumentError, "Did you mean 'relu'"),
     ({"learning_rate": np.nan}, fastmlp.ArgumentError, "learning_rate must be a finite number.*nan"),
-    ({"learning_rate": -1.0}, fastmlp.ArgumentError, "learning_rate.*at least 0; got -1.0"),
+    ({"learning_rate": -1.0}, fastmlp.ArgumentError, "learning_rate.*at least 0 and.*; got -1.0"),
     ({"l2": np.inf}, fastmlp.ArgumentError, "l2 must be a finite number"),
     ({"momentum": 1.5}, fastmlp.ArgumentError, "momentum.*from 0 to 1; got 1.5"),
     ({"beta1": 1.0}, fastmlp.ArgumentError, "beta1.*below 1; got 1.0"),

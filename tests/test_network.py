@@ -9,6 +9,7 @@ import numpy as np
 import oracles
 import pytest
 
+import fastmlp
 from fastmlp import MLP, ArgumentError
 from fastmlp.kernels import backend as backends
 from fastmlp.kernels.contract import ACTIVATIONS, ALIGNMENT, LOSSES, OPTIMIZERS
@@ -105,6 +106,21 @@ def test_assigning_to_a_weight_writes_through(backend_name, dtype):
     np.testing.assert_array_equal(net.predict(np.ones((1, 3))), [[10 + 2 + 2 + 5, 6 + 6]])
     with pytest.raises(ValueError, match="broadcast"):
         net.weights[0] = np.ones((2, 3))
+
+
+def test_assigning_to_all_weights_is_all_or_nothing(backend_name):
+    net = MLP((3, 4, 2), backend=backend_name)
+    net.weights[:] = [np.ones((3, 4)), 2.0]
+    assert [set(w.ravel()) for w in net.weights] == [{1.0}, {2.0}]
+    before = net.parameters.tobytes()
+    with pytest.raises(fastmlp.ShapeError, match="2 arrays of a network take as many values; got 1"):
+        net.weights[:] = [np.zeros((3, 4))]
+    with pytest.raises(ValueError, match="broadcast"):
+        net.weights[:] = [np.zeros((3, 4)), np.zeros((9, 9))]
+    for change in (lambda w: w.append(1), lambda w: w.clear(), lambda w: w.pop(), lambda w: w.__delitem__(0)):
+        with pytest.raises(ArgumentError, match="one weight and one bias a layer"):
+            change(net.weights)
+    assert net.parameters.tobytes() == before
 
 
 def test_one_seed_gives_the_same_weights_rounded_in_both_dtypes(backend_name):
@@ -238,6 +254,19 @@ def test_inputs_that_are_the_weights_are_read_as_they_were(backend_name, rng):
     assert one.parameters.tobytes() == other.parameters.tobytes()
 
 
+@pytest.mark.parametrize("widths", [(5, 5, 5), (5, 140, 5)], ids=["narrow", "wide"])
+def test_inputs_that_are_the_optimisers_memory_are_read_as_they_were(backend_name, widths, rng):
+    one, other = (MLP(widths, "tanh", optimizer="momentum", backend=backend_name) for _ in range(2))
+    x, y = rng.normal(size=(5, 5)).astype(np.float32), rng.normal(size=(5, 5)).astype(np.float32)
+    for net in (one, other):
+        net.train_step(x, y)
+    for _ in range(3):
+        memory = [net.optimizer_state[0, -32:-7].reshape(5, 5) for net in (one, other)]
+        one.train_step(memory[0], y)
+        other.train_step(memory[1].copy(), y)
+        assert one.parameters.tobytes() == other.parameters.tobytes()
+
+
 def test_the_learning_rate_may_change_between_steps(backend_name, dtype):
     net, x, y = exact_network(backend_name, dtype)
     _, dw, _ = net.gradients(x, y)
@@ -259,6 +288,25 @@ def test_copies_go_on_apart_and_alike(backend_name, replica, rng):
         each.fit(x, y, epochs=2, batch_size=8)
     assert twin.parameters.tobytes() == net.parameters.tobytes()
     assert (twin.updates, twin.epochs, twin.backend) == (net.updates, net.epochs, net.backend)
+
+
+class Named(MLP):
+    def __init__(self, names):
+        super().__init__((4, len(names)))
+        self.names = names
+
+
+@pytest.mark.parametrize("replica", [copy.deepcopy, copy.copy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_keep_their_class_and_what_was_added(replica, tmp_path):
+    net = Named(["a", "b"])
+    net.scale = 3
+    twin = replica(net)
+    assert type(twin) is Named
+    assert (twin.names, twin.scale, str(twin.plan())) == (["a", "b"], 3, str(net.plan()))
+    net.save(tmp_path / "net")
+    loaded = Named.load(tmp_path / "net")
+    assert type(loaded) is Named
+    assert loaded.parameters.tobytes() == net.parameters.tobytes()
 
 
 def test_auto_says_what_it_chose():
@@ -322,7 +370,7 @@ def test_gradients_are_the_weights_and_the_biases_of_what_was_filled(widths):
     """Of a buffer of 2 GiB too, which no structured dtype can describe."""
     structure = Network(widths, ("tanh",) * (len(widths) - 1), "mse", np.dtype(np.float32))
     filled = []
-    _, weights, biases = structure.gradients_by(lambda x, y, buffer: filled.append(buffer) is None, float)(0, 0)
+    _, weights, biases = structure.gradients_by(lambda x, y, buffer: filled.append(buffer) or 0.0)(0, 0)
     (buffer,) = filled
     assert buffer.size == structure.size
     usual = structure.weights(buffer), structure.biases(buffer)

@@ -216,7 +216,7 @@ def test_a_network_that_was_trained_on_one_thread_uses_more_when_told(widths, ru
 
 
 def test_the_number_of_threads_is_what_was_set_and_goes_back():
-    for count in (1, 3, MAX_THREADS):
+    for count in (1, np.int64(3), MAX_THREADS):
         set_num_threads(count)
         assert get_num_threads() == count
     set_num_threads(None)

@@ -43,8 +43,8 @@ from .workspace import Workspace
 
 (
     DTYPE, ITEM, INTEGER, IN, OUT, TARGET, MOST_ROWS, MOST_MEMBERS, ROW_FLOPS, ENTRY, PARAMETERS, SIZE, STATE,
-    SETTINGS, COUNTS, STEP_LAYERS, STEP_PLAN,
-) = range(OWN, OWN + 17)  # fmt: skip
+    SLOTS, SETTINGS, COUNTS, STEP_LAYERS, STEP_PLAN,
+) = range(OWN, OWN + 18)  # fmt: skip
 """What a step is bound to; TARGET is the place of the loss's kind of targets in TARGETS, ITEM the bytes of a float."""
 
 TARGETS = "values", "probabilities", "classes"
@@ -103,9 +103,12 @@ def _is_target(known, rows, target):
 
 @jit
 def _is_apart(known, value, size):
-    """Whether an array of so many bytes lies outside the parameters, which a step changes while it reads."""
-    first, parameters = data_of(value), known[PARAMETERS]
-    return first + size <= parameters or parameters + known[SIZE] * known[ITEM] <= first
+    """Whether an array of so many bytes lies outside what a step changes while it reads."""
+    first, buffer = data_of(value), known[SIZE] * known[ITEM]
+    for start, slots in ((known[PARAMETERS], 1), (known[STATE], known[SLOTS])):
+        if start < first + size and first < start + slots * buffer:
+            return False
+    return True
 
 
 @jit
@@ -193,7 +196,8 @@ def stepper(
     function, _ = (_gradients_directly if optimizer is None else _step_directly).bound(
         id(network.dtype), network.dtype.itemsize, id(_INTEGER), network.widths[0], network.widths[-1], target,
         workspace.rows, workspace.most_members, row_flops, entry.address(network.dtype),
-        address(parameters), parameters.size, 0 if state is None else address(state), address(settings),
+        address(parameters), parameters.size, 0 if state is None else address(state),
+        0 if state is None else len(state), address(settings),
         address(counts), *tables,
         keeps=(parameters, state, settings, counts, workspace),
     )  # fmt: skip

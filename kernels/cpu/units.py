@@ -13,6 +13,8 @@ import sys
 import llvmlite.binding as llvm
 import numpy as np
 
+from fastmlp.errors import ArgumentError
+
 from ..contract import EMULATED, HIGH_IN_FLOAT32, HIGHEST_IN_FLOAT32
 from ..network import Network
 from .simd import HAS_BFLOAT16, VECTOR_BYTES
@@ -22,10 +24,10 @@ WAYS = ("split", "large", "float32")
 
 
 def chosen(variable: str, values: tuple[str, ...]) -> str | None:
-    """What an environment variable says, None where it is not set. Raises ValueError for anything else."""
+    """What an environment variable says, None where it is not set. Raises ArgumentError for anything else."""
     value = os.environ.get(variable) or None
     if value not in (None, *values):
-        raise ValueError(f"{variable} must be one of {', '.join(map(repr, values))}, or not be set; got {value!r}")
+        raise ArgumentError(f"{variable} must be one of {', '.join(map(repr, values))}, or not be set; got {value!r}.")
     return value
 
 
