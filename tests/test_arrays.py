@@ -106,7 +106,7 @@ def test_a_float_beyond_the_range_is_refused_by_place():
         (scipy.sparse.coo_array(np.eye(3)), fastmlp.DTypeError, r"sparse.*x\.toarray\(\)"),
         (OnTheGPU(), fastmlp.ArgumentError, r"GPU array.*net\.to\(.cuda.\).*x\.get\(\)"),
         ([[1, 2, 3], [4, 5]], fastmlp.ShapeError, "rectangular"),
-        (None, fastmlp.DTypeError, "object"),
+        (None, fastmlp.DTypeError, "NoneType"),
         (3.0, fastmlp.ShapeError, r"got \(\)"),
         (np.ones((2, 4)), fastmlp.ShapeError, r"x must have shape \(n, 3\), one row a sample; got \(2, 4\)"),
         (np.ones(3), fastmlp.ShapeError, r"got \(3,\). For one sample pass x\[None, :\]"),

@@ -235,7 +235,7 @@ BAD = [
     ({"learning_rate": np.nan}, fastmlp.ArgumentError, "learning_rate must be a finite number.*nan"),
     ({"learning_rate": -1.0}, fastmlp.ArgumentError, "learning_rate.*at least 0 and.*; got -1.0"),
     ({"l2": np.inf}, fastmlp.ArgumentError, "l2 must be a finite number"),
-    ({"momentum": 1.5}, fastmlp.ArgumentError, "momentum.*from 0 to 1; got 1.5"),
+    ({"momentum": 1.5}, fastmlp.ArgumentError, "momentum.*at least 0 and at most 1; got 1.5"),
     ({"beta1": 1.0}, fastmlp.ArgumentError, "beta1.*below 1; got 1.0"),
     ({"epsilon": 0.0}, fastmlp.ArgumentError, "epsilon"),
     ({"updates": 0}, fastmlp.ArgumentError, "updates must be an integer of at least 1; got 0"),
