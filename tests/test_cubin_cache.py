@@ -17,11 +17,12 @@ from damage import DAMAGE
 from fastmlp.errors import BackendUnavailable
 from fastmlp.kernels import disk
 from fastmlp.kernels.cuda_cpp import compile as compilation
+from fastmlp.kernels.cuda_cpp import layers
 from fastmlp.kernels.cuda_cpp.compile import Compiled, Program
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = bytes(range(256)) * 8
-PROGRAMS = [Program("rounding", ("round_bfloat16",)), Program("matmul", ("matmul",), (("PARTS", 1),))]
+PROGRAMS = [layers.to_elements(layers.BFLOAT16), Program("matmul", ("matmul",), (("PARTS", 1),))]
 
 
 @pytest.fixture
@@ -143,6 +144,7 @@ def test_no_home_at_all_is_one_warning(compiler, monkeypatch):
 PROCESS = """
 import sys, time, warnings
 from fastmlp.kernels.cuda_cpp import compile as compilation
+from fastmlp.kernels.cuda_cpp import layers
 
 made = []
 real = compilation.compiled
@@ -151,7 +153,7 @@ def compiled(program, architecture):
     return real(program, architecture)
 compilation.compiled = compiled
 
-program = compilation.Program("rounding", ("round_bfloat16",))
+program = layers.to_elements(layers.BFLOAT16)
 sys.stdin.readline()
 for architecture in ("sm_80", "sm_90a"):
     path = compilation.cubin(program, architecture)
@@ -257,7 +259,7 @@ def test_each_device_has_the_file_made_anew_where_it_is_gone(cache, compiler, mo
     try:
         for device in (0, 1, 0):
             current[0] = device
-            assert cubins.kernel(PROGRAMS[0], "round_bfloat16").name == "round_bfloat16"
+            assert cubins.kernel(PROGRAMS[0], "to_elements").name == "to_elements"
             for path in files(cache):
                 path.unlink()
     finally:

@@ -326,6 +326,8 @@ def test_to_elements(kind, gathers, rng):
     source = rng.normal(size=(9, 13)).astype(np.float32) * 10.0 ** rng.integers(-6, 4, (9, 13))
     source = source.astype(np.float32)
     source[3, :5] = np.inf, -np.inf, np.finfo(np.float32).max, 1e-45, -0.0
+    near_ties = 0x3F807FFF + rng.integers(0, 3, 13) + (rng.integers(0, 9, 13) << 16)
+    source[5] = near_ties.astype(np.uint32).view(np.float32)
     order = rng.integers(0, 9, 7) if gathers else None
     taken = source[order] if gathers else source[:7]
     out = Operand(kind, np.zeros((7, 13)), fill=False)

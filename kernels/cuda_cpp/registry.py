@@ -12,8 +12,6 @@ from . import fused, fused_training, layers
 from .compile import Program
 from .resident import resident
 
-ROUNDING = Program("rounding", ("round_bfloat16",))
-
 
 def _network(widths: tuple[int, ...], hidden: str, loss: str = "mse") -> Network:
     return Network(widths, (*[hidden] * (len(widths) - 2), "identity"), loss, np.dtype(np.float32))
@@ -71,4 +69,4 @@ def _fused_training() -> list[Program]:
     return [fused_training.program(*each) for each in found] + applied
 
 
-PROGRAMS = (ROUNDING, *_resident(), *_fused(), *_fused_training(), *layers.programs())
+PROGRAMS = (*_resident(), *_fused(), *_fused_training(), *layers.programs())
