@@ -3,7 +3,6 @@
 Reads what the operating system publishes; what cannot be found out is None.
 """
 
-import ctypes
 import os
 import platform
 from importlib import metadata
@@ -88,20 +87,7 @@ def instruction_sets() -> list[str] | None:
 
 def gpu() -> dict[str, Any]:
     """NVIDIA GPUs by name, asked of the driver alone; `reason` says why there are none."""
-    from .kernels.gpu import LIBRARY, start
+    from .kernels.gpu import devices
 
-    try:
-        driver = ctypes.CDLL(LIBRARY)
-    except OSError:
-        return {"devices": [], "reason": f"no NVIDIA driver: {LIBRARY} is not installed"}
-    status = start(driver)
-    if status != 0:
-        return {"devices": [], "reason": f"the NVIDIA driver does not start: cuInit returned {status}"}
-    count, names = ctypes.c_int(), []
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    for ordinal in range(count.value):
-        device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
-        driver.cuDeviceGet(ctypes.byref(device), ordinal)
-        driver.cuDeviceGetName(name, len(name), device)
-        names.append(name.value.decode())
-    return {"devices": names, "reason": None if names else "the NVIDIA driver sees no device"}
+    names, reason = devices()
+    return {"devices": names, "reason": reason}

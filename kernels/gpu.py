@@ -24,6 +24,8 @@ _FORKED = (
     "children by multiprocessing.get_context('spawn'), or use the GPU in them alone"
 )
 
+_NO_DRIVER = f"there is no NVIDIA driver: {LIBRARY} is not installed; a machine with a GPU needs NVIDIA's driver"
+
 _process: int | None = None
 """The process that started the driver, or None."""
 
@@ -71,7 +73,7 @@ def _driver_trouble() -> str | None:
     try:
         driver = open_driver()
     except OSError:
-        return f"there is no NVIDIA driver: {LIBRARY} is not installed; a machine with a GPU needs NVIDIA's driver"
+        return _NO_DRIVER
     version, needed = ctypes.c_int(), _needed_version()
     driver.cuDriverGetVersion(ctypes.byref(version))
     if version.value < 1000 * needed:
@@ -80,11 +82,16 @@ def _driver_trouble() -> str | None:
             f"the NVIDIA driver is too old: it knows CUDA {version.value // 1000}.{version.value % 1000 // 10}, and "
             f"the CuPy that is installed needs {needed}.0; {cure}"
         )
+    return _count(driver)[1]
+
+
+def _count(driver: Any) -> tuple[int, str | None]:
+    """How many devices there are, and why none."""
     status = start(driver)
     if status == _NOT_INITIALIZED:
-        return _FORKED
+        return 0, _FORKED
     if status not in (0, _NO_DEVICE):
-        return (
+        return 0, (
             f"the NVIDIA driver does not start: cuInit returned {status}; `nvidia-smi` tells more, and a restart of "
             "the machine helps where the driver was just updated"
         )
@@ -92,11 +99,27 @@ def _driver_trouble() -> str | None:
     if status == 0:
         driver.cuDeviceGetCount(ctypes.byref(count))
     if count.value == 0:
-        return (
+        return 0, (
             "the NVIDIA driver sees no device; in a container start it with `--gpus all`, and see that "
             "CUDA_VISIBLE_DEVICES names one"
         )
-    return None
+    return count.value, None
+
+
+def devices() -> tuple[list[str], str | None]:
+    """The GPUs' names, asked of the driver alone, and why there are none."""
+    try:
+        driver = open_driver()
+    except OSError:
+        return [], _NO_DRIVER
+    count, reason = _count(driver)
+    names = []
+    for ordinal in range(count):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
+        driver.cuDeviceGet(ctypes.byref(device), ordinal)
+        driver.cuDeviceGetName(name, len(name), device)
+        names.append(name.value.decode())
+    return names, reason
 
 
 def open_driver() -> Any:
