@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, info
-from .errors import ArgumentError, FastMLPError
+from .errors import ArgumentError, FastMLPError, require_name
 
 THREAD_VARIABLES = (
     "FASTMLP_NUM_THREADS",
@@ -164,10 +164,10 @@ def _bench(options: argparse.Namespace) -> int:
 def _warmup(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from .kernels.arrays import as_network_dtype
+    from .kernels.contract import NETWORK_DTYPES
     from .warming import warmup
 
-    dtypes = [as_network_dtype("--dtype", name) for name in options.dtype or ["float32"]]
+    dtypes = [require_name("--dtype", name, NETWORK_DTYPES) for name in options.dtype or ["float32"]]
     started = time.perf_counter()
     with Console(stderr=True).status("starting") as status:
         for dtype in dtypes:

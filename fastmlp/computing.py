@@ -20,8 +20,13 @@ from .kernels.network import Network, Optimizer
 from .turns import Turns
 
 BLOCK_ELEMENTS = 2**22
-"""How many layer outputs `predict` and `loss` hold at a time: 1365 rows of 1024-1024-1024-1024, so that copying each
+"""How many layer outputs predictions and losses hold at a time: 1365 rows of 1024-1024-1024-1024, so that copying each
 weight to panels once a block costs little (4096 rows took 5 % longer in blocks of 341, Zen 4; one of 2048 x 3 7 %)."""
+
+
+def inference_rows(network: Network) -> int:
+    """Rows of a workspace for inference."""
+    return max(1, min(4096, BLOCK_ELEMENTS // sum(network.widths[1:])))
 
 
 class Computing:
@@ -100,8 +105,7 @@ class Computing:
         try:
             return self._inference.workspace
         except AttributeError:
-            rows = max(1, min(4096, BLOCK_ELEMENTS // sum(self._structure.widths[1:])))
-            self._inference.workspace = self._workspace(rows, False)
+            self._inference.workspace = self._workspace(inference_rows(self._structure), False)
             return self._inference.workspace
 
     def _workspace(self, rows: int, training: bool) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..computing import announce_emulation
+from ..computing import announce_emulation, inference_rows
 from ..kernels import backend as backends
 from ..kernels.contract import ACTIVATIONS as OURS
 from ..kernels.contract import EMULATED
@@ -24,9 +24,6 @@ LOSSES = {"softmax": "log_loss", "logistic": "binary_log_loss", "identity": "hal
 
 "exp", of the Poisson loss, is trained layer by layer (layerwise.py), where this loss is not asked for.
 """
-
-BLOCK_ELEMENTS = 2**20
-"""How many layer outputs a prediction holds at a time."""
 
 
 class Engine:
@@ -150,8 +147,8 @@ class Engine:
         try:
             workspace = self._inference.workspace
         except AttributeError:
-            rows = max(1, min(4096, BLOCK_ELEMENTS // sum(self.network.widths[1:])))
-            workspace = self._inference.workspace = self._backend.Workspace(self.network, rows, False)
+            workspace = self._backend.Workspace(self.network, inference_rows(self.network), False)
+            self._inference.workspace = workspace
         out = new_array((len(x), self.network.widths[-1]), self.network.dtype)
         with threads():
             self._backend.forward(self.network, self.parameters, x, out, workspace)
