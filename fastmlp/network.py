@@ -90,12 +90,17 @@ class MLP(Fitting):
                 f"output_activation must be 'identity' with loss {loss!r}, which takes logits; got {activations[-1]!r}."
             )
         dtype = arrays.as_network_dtype("dtype", dtype)
-        bfloat16 = dtype == "bfloat16"
         high = require_name("precision", precision, PRECISIONS) == "high"
         if high and dtype != "float32":
             raise ArgumentError(f"precision 'high' is of dtype 'float32' alone; got dtype {dtype!r}.")
         self._structure = Network(
-            widths, activations, loss, np.dtype(array_dtype(dtype)), bfloat16, high, dtype == "float16"
+            widths,
+            activations,
+            loss,
+            np.dtype(array_dtype(dtype)),
+            bfloat16=dtype == "bfloat16",
+            high=high,
+            float16=dtype == "float16",
         )
         learning_rate = _as_rate(learning_rate)
         self._optimizer = arrays.as_optimizer(optimizer, learning_rate, l2, momentum, beta1, beta2, epsilon)

@@ -263,13 +263,7 @@ def as_flag(name: str, value: Any) -> bool:
 
 
 def as_optimizer(
-    name: Any,
-    learning_rate: Any,
-    l2: Any = 0.0,
-    momentum: Any = 0.9,
-    beta1: Any = 0.9,
-    beta2: Any = 0.999,
-    epsilon: Any = 1e-8,
+    name: Any, learning_rate: Any, l2: Any, momentum: Any, beta1: Any, beta2: Any, epsilon: Any
 ) -> Optimizer:
     """The optimiser with these settings, each judged; raises ArgumentError naming the one that will not do."""
     return Optimizer(
