@@ -119,17 +119,21 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Activation:
-    """One elementwise non-linearity. `saved` names what its derivative is computed from in the backward pass."""
+    """One elementwise non-linearity. `saved` names what its derivative is computed from in the backward pass.
+
+    `by_sign`: of that its sign is enough, so a rounded copy will do.
+    """
 
     code: int
     formula: str
     saved: str = "output"  # or "preactivation"
+    by_sign: bool = False
 
 
 ACTIVATIONS = {
-    "identity": Activation(0, "z"),
-    "relu": Activation(1, "max(z, 0)"),
-    "leaky_relu": Activation(2, "z if z > 0 else 0.01 z"),
+    "identity": Activation(0, "z", by_sign=True),
+    "relu": Activation(1, "max(z, 0)", by_sign=True),
+    "leaky_relu": Activation(2, "z if z > 0 else 0.01 z", by_sign=True),
     "tanh": Activation(3, "tanh(z)"),
     "sigmoid": Activation(4, "1 / (1 + exp(-z))"),
     "gelu": Activation(5, "z/2 (1 + erf(z / sqrt(2)))", "preactivation"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..caches import cache_bytes
-from ..contract import GRADIENT_CODE, LOSSES, forward_flops, step_flops
+from ..contract import ACTIVATIONS, GRADIENT_CODE, LOSSES, forward_flops, step_flops
 from ..cores import most_threads
 from ..network import Layer, Network, Optimizer, aligned_zeros
 from .across import block_rows, chunks_of, gradient_row, padded, runs_across
@@ -279,7 +279,7 @@ class Workspace:
             return False
         if not self.parts:
             return True
-        told = layer.saves_preactivation or layer.activation in ("identity", "relu", "leaky_relu")
+        told = layer.saves_preactivation or ACTIVATIONS[layer.activation].by_sign
         return training and (layer is network.layers[-1] or not told)
 
     def _across(self, network: Network, rows: int) -> tuple[int, int]:

@@ -22,6 +22,11 @@ def architecture() -> str | None:
     return compilation.architecture(capability())
 
 
+def target() -> str | None:
+    """The same where there is a compiler for it, and else None too."""
+    return architecture() if compilation.why_not() is None else None
+
+
 @functools.cache
 def _capability(device: int) -> tuple[int, int]:
     properties = cupy.cuda.runtime.getDeviceProperties(device)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from ..cuda_cpp import compile as compilation
 from ..cuda_cpp import fused_training
 from ..cuda_cpp.fused_training import FusedTraining
 from ..network import Network, Optimizer
@@ -13,8 +12,8 @@ from .reduction import sum_of_squares
 
 def choice(network: Network, rows: int, labels: bool) -> FusedTraining | None:
     """How batches of `rows` rows are trained on the current device; None where layer by layer is the way."""
-    target = cubins.architecture()
-    if target is None or not network.bfloat16 or compilation.why_not() is not None:
+    target = cubins.target()
+    if target is None or not network.bfloat16:
         return None
     return fused_training.choose(network, rows, labels, target, limits.shared_limit(), limits.multiprocessors())
 

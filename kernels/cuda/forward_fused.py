@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from ..cuda_cpp import compile as compilation
 from ..cuda_cpp import fused
 from ..cuda_cpp.fused import Fused
 from ..network import Network
@@ -11,8 +10,8 @@ from . import cubins, limits
 
 def choice(network: Network, rows: int) -> Fused | None:
     """How `rows` rows go forward on the current device; None where layer by layer is the way."""
-    target = cubins.architecture()
-    if target is None or compilation.why_not() is not None:
+    target = cubins.target()
+    if target is None:
         return None
     return fused.choose(network, rows, target, limits.shared_limit(), limits.multiprocessors())
 

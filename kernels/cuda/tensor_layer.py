@@ -197,13 +197,13 @@ def partial_rows(rows: int) -> int:
 
 
 def takes_sign(activation: str) -> bool:
-    """Whether the derivative depends on the output's sign alone, and so is taken from the output's operand."""
-    return activation in ("relu", "leaky_relu")
+    """Whether the derivative is taken from the output's operand."""
+    return ACTIVATIONS[activation].by_sign and activation != "identity"
 
 
 def saved_as(activation: str) -> str | None:
     """Which float32 array the derivative is taken from: "y", "z", or None."""
-    if activation == "identity" or takes_sign(activation):
+    if ACTIVATIONS[activation].by_sign:
         return None
     return "z" if ACTIVATIONS[activation].saved == "preactivation" else "y"
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from ..cuda_cpp import compile as compilation
 from ..cuda_cpp import resident
 from ..cuda_cpp.resident import Resident
 from ..network import Network, Optimizer
@@ -12,8 +11,8 @@ from .elementary import SIMULATED
 
 def choice(network: Network, optimizer: Optimizer, rows: int, labels: bool) -> Resident | None:
     """How batches of `rows` rows are trained on the current device; None where layer by layer is the way."""
-    target = cubins.architecture()
-    if target is None or compilation.why_not() is not None:
+    target = cubins.target()
+    if target is None:
         return None
     return resident.choose(network, optimizer, rows, labels, target, limits.shared_limit())
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -64,6 +64,16 @@ class Compiled(NamedTuple):
 
     image: bytes
     log: str
+
+
+def has_clusters(architecture: str) -> bool:
+    """Whether blocks can form clusters there."""
+    return int("".join(filter(str.isdigit, architecture))) >= 90
+
+
+def why_stack(activations: Iterable[str]) -> str:
+    """For `Program.stack_because`: why kernels with these activations may have a stack frame; "" if they may not."""
+    return "CUDA's sine reduces its largest arguments by a table" if "sine" in activations else ""
 
 
 def architecture(capability: tuple[int, int]) -> str | None:

@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..contract import ACTIVATIONS
 from ..network import Network
-from .compile import ARCHITECTURES, SHARED_LIMITS, Program
+from .compile import ARCHITECTURES, SHARED_LIMITS, Program, why_stack
+from .networks import macros
 from .resident import pitch, whole
 
 THREADS = 256
@@ -48,8 +48,7 @@ def choose(
 def program(network: Network, height: int) -> Program:
     """For blocks of so many rows."""
     defines: dict[str, int | str] = {
-        "WIDTHS": ",".join(map(str, network.widths)),
-        "ACTIVATIONS": ",".join(str(ACTIVATIONS[name].code) for name in network.activations),
+        **macros(network),
         "ROWS": height,
         "THREADS": THREADS,
         "DEPTH": DEPTH,
@@ -63,7 +62,7 @@ def program(network: Network, height: int) -> Program:
         tuple(each for each in ARCHITECTURES if shared_bytes <= SHARED_LIMITS[each]),
         threads=THREADS,
         shared_bytes=shared_bytes,
-        stack_because="CUDA's sine reduces its largest arguments by a table" if "sine" in network.activations else "",
+        stack_because=why_stack(network.activations),
     )
 
 

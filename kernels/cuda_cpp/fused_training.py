@@ -11,7 +11,8 @@ import numpy as np
 
 from ..contract import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..network import Network
-from .compile import ARCHITECTURES, SHARED_LIMITS, Program
+from .compile import ARCHITECTURES, SHARED_LIMITS, Program, has_clusters
+from .networks import NULL, macros
 
 WIDEST = 128
 """Of the layers, the samples included."""
@@ -79,11 +80,10 @@ def choose(
     """
     if architecture is None or not network.bfloat16 or max(network.widths) > WIDEST or rows < 1:
         return None
-    has_clusters = int("".join(filter(str.isdigit, architecture))) >= 90
     best: tuple[float, int, int, int, int] | None = None
     for threads, blocks in SHAPES:
         sums = sums_of_a_thread(network, threads, blocks)
-        if (blocks > 1 and not has_clusters) or sums > MOST_SUMS:
+        if (blocks > 1 and not has_clusters(architecture)) or sums > MOST_SUMS:
             continue
         for height in HEIGHTS:
             shared_bytes = _shared_bytes(network, height, threads, blocks)
@@ -106,8 +106,7 @@ def choose(
 def program(network: Network, labels: bool, height: int, threads: int, blocks: int) -> Program:
     """Kernel forward_backward_fused."""
     defines: dict[str, int | str] = {
-        "WIDTHS": ",".join(map(str, network.widths)),
-        "ACTIVATIONS": ",".join(str(ACTIVATIONS[name].code) for name in network.activations),
+        **macros(network),
         "LOSS": LOSSES[network.loss].code,
         "LABELS": int(labels),
         "ROWS": height,
@@ -132,7 +131,7 @@ def program(network: Network, labels: bool, height: int, threads: int, blocks: i
 def applying(network: Network, optimizer: str) -> Program:
     """Kernel apply_gradients."""
     defines: dict[str, int | str] = {
-        "WIDTHS": ",".join(map(str, network.widths)),
+        "WIDTHS": macros(network)["WIDTHS"],
         "LOSS": LOSSES[network.loss].code,
         "OPTIMIZER": OPTIMIZERS[optimizer].code,
     }
@@ -147,15 +146,14 @@ def applying(network: Network, optimizer: str) -> Program:
 
 def arguments(parameters: Any, x: Any, target: Any, order: Any, n: int, partials: Any, terms: Any) -> tuple[Any, ...]:
     """forward_backward_fused's, for the first n rows of x and target, or those that `order` names if it is not None."""
-    null = np.uintp(0)  # CuPy takes None for no argument at all
-    return parameters, x, target, null if order is None else order, np.int64(n), partials, terms
+    return parameters, x, target, NULL if order is None else order, np.int64(n), partials, terms
 
 
 def applying_arguments(
     parameters: Any, state: Any, partials: Any, terms: Any, clusters: int, n: int, value: Any, settings: Any
 ) -> tuple[Any, ...]:
     """apply_gradients', J to value[0]; `settings` as optimizers.settings gives."""
-    slots = [*state, *[np.uintp(0)] * (2 - len(state))]
+    slots = [*state, *[NULL] * (2 - len(state))]
     return parameters, *slots, partials, terms, np.int64(clusters), np.int64(n), value, *map(np.float32, settings)
 
 
@@ -193,7 +191,7 @@ def _pitch(width: int) -> int:
 
 def _keeps(activation: str) -> bool:
     """Whether a hidden layer's derivative is taken from float32."""
-    return activation not in ("identity", "relu", "leaky_relu")
+    return not ACTIVATIONS[activation].by_sign
 
 
 def _shared_bytes(network: Network, height: int, threads: int, blocks: int) -> int:

@@ -6,7 +6,7 @@
 from typing import NamedTuple
 
 from ..contract import ACTIVATIONS, GRADIENT_CODE, OPTIMIZERS
-from .compile import ARCHITECTURES, Program
+from .compile import ARCHITECTURES, Program, why_stack
 
 EDGE = 128
 """Rows of a product that one block computes, and columns, or of Hopper's wide tiles twice as many."""
@@ -123,9 +123,6 @@ def padded(columns: int) -> int:
     return -(-columns // PER_CHUNK) * PER_CHUNK
 
 
-_SINE = "CUDA's sine reduces its largest arguments by a table"
-
-
 def to_elements(elements: Elements) -> Program:
     """Kernel to_elements: float32 to operands, the same for every way to multiply them."""
     defines = elements._replace(hopper=0).defines
@@ -182,7 +179,7 @@ def _layer(source: str, kernels: tuple[str, ...], elements: Elements, activation
         threads=elements.block_threads,
         instructions=elements.instructions,
         shared_bytes=elements.shared_bytes,
-        stack_because=_SINE if activation == "sine" else "",
+        stack_because=why_stack((activation,)),
     )
 
 

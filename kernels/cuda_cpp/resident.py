@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..contract import ACTIVATIONS, LOSSES, OPTIMIZERS, step_flops
+from ..contract import LOSSES, OPTIMIZERS, step_flops
 from ..network import Network, Optimizer
-from .compile import ARCHITECTURES, Program
+from .compile import ARCHITECTURES, Program, has_clusters, why_stack
+from .networks import NULL, macros
 
 THREADS = 256
 CLUSTERS = (1, 2, 4, 8)
@@ -59,10 +60,9 @@ def choose(
         return None
     if LOSSES[network.loss].target == "classes" and network.widths[-1] > _MOST_OUTPUTS:
         return None
-    has_clusters = int("".join(filter(str.isdigit, architecture))) >= 90
     candidates = [
         resident(network, optimizer, rows, labels, blocks)
-        for blocks in (CLUSTERS if has_clusters else CLUSTERS[:1])
+        for blocks in (CLUSTERS if has_clusters(architecture) else CLUSTERS[:1])
         if blocks <= rows
     ]
     fitting = [each for each in candidates if each.shared_bytes <= shared_limit]
@@ -75,8 +75,7 @@ def resident(network: Network, optimizer: Optimizer, rows: int, labels: bool, bl
     """The program for batches of `rows` rows in a cluster of this many blocks."""
     held = -(-rows // blocks)
     defines: dict[str, int | str] = {
-        "WIDTHS": ",".join(map(str, network.widths)),
-        "ACTIVATIONS": ",".join(str(ACTIVATIONS[name].code) for name in network.activations),
+        **macros(network),
         "LOSS": LOSSES[network.loss].code,
         "LABELS": int(labels),
         "OPTIMIZER": OPTIMIZERS[optimizer.name].code,
@@ -84,7 +83,6 @@ def resident(network: Network, optimizer: Optimizer, rows: int, labels: bool, bl
         "THREADS": THREADS,
         "BLOCKS": blocks,
     }
-    sine = "sine" in network.activations
     program = Program(
         "train_resident",
         ("train_resident",),
@@ -92,7 +90,7 @@ def resident(network: Network, optimizer: Optimizer, rows: int, labels: bool, bl
         ARCHITECTURES if blocks == 1 else ("sm_90a",),
         threads=THREADS,
         shared_bytes=_shared_bytes(network, optimizer, held, labels, blocks),
-        stack_because="CUDA's sine reduces its largest arguments by a table" if sine else "",
+        stack_because=why_stack(network.activations),
     )
     return Resident(program, blocks, _cycles(network, rows, blocks))
 
@@ -111,7 +109,6 @@ def arguments(
     penalties: Any,
 ) -> tuple[Any, ...]:
     """The kernel's arguments for the operation `train`; order and penalties may be None."""
-    null = np.uintp(0)  # CuPy takes None for no argument at all
     settings = (optimizer.learning_rate, optimizer.l2, optimizer.momentum, optimizer.beta1, optimizer.beta2)
     powers = optimizer.beta1**updates, optimizer.beta2**updates
     stride = state.strides[0] // state.itemsize if optimizer.slots else 0
@@ -121,13 +118,13 @@ def arguments(
         np.int64(stride),
         x,
         target,
-        null if order is None else order,
+        NULL if order is None else order,
         np.int64(len(x)),
         np.int64(start),
         np.int32(min(batch_size, len(x))),
         np.int32(len(losses)),
         losses,
-        null if penalties is None else penalties,
+        NULL if penalties is None else penalties,
         *map(np.float64, (*settings, optimizer.epsilon, *powers)),
     )
 
