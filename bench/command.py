@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..commands import remeasure, require_folders
 from ..energy import Meter
 from ..errors import ArgumentError, require_name
 from ..kernels import backend as backends
@@ -45,7 +46,7 @@ def bench(options: argparse.Namespace) -> int:
     with bar:
         try:
             if options.remeasure:
-                _remeasure(setting)
+                remeasure(setting.backend, setting.tell)
             for row in run.rows(chosen, setting):
                 results["rows"].append(row)
                 noise.meet()
@@ -64,9 +65,7 @@ def bench(options: argparse.Namespace) -> int:
 
 def _files(options: argparse.Namespace) -> dict[str, Any] | None:
     """The baseline, once every file that is asked for can be read or written: before minutes of work, not after."""
-    for name, path in (("--json", options.json), ("--plot", options.plot), ("--map", options.map)):
-        if path is not None and not path.parent.is_dir():
-            raise ArgumentError(f"{name} must name a file in a folder that exists; got {str(path)!r}")
+    require_folders(json=options.json, plot=options.plot, map=options.map)
     return None if options.baseline is None else document.load(options.baseline)
 
 
@@ -96,16 +95,6 @@ def _chosen(options: argparse.Namespace, meter: Meter) -> list[tuple[str, Any]]:
             f"--precision {options.precision} goes with --suite {','.join(able)}; got {', '.join(asked)}"
         )
     return chosen
-
-
-def _remeasure(setting: Setting) -> None:
-    """Forget the machine's ceilings and measure all of them."""
-    ceilings = setting.peaks.ceilings
-    if ceilings is None:
-        raise ArgumentError(f"--remeasure needs a backend that measures its machine; got {setting.backend!r}")
-    ceilings.forget()
-    for name in ceilings.measure(NETWORK_DTYPES):
-        setting.tell(f"ceilings: {name}")
 
 
 def _show(results: dict[str, Any], options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ Reads what the operating system publishes; what cannot be found out is None.
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,18 @@ def collect() -> dict[str, Any]:
 
 def software() -> dict[str, Any]:
     """Versions of the operating system, Python and the packages fastmlp uses (None: not installed)."""
-    versions: dict[str, Any] = {"os": platform.platform(), "python": platform.python_version()}
-    for package in PACKAGES:
+    return {"os": platform.platform(), "python": platform.python_version()} | versions(PACKAGES)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """The versions of the packages that are installed, None for the others."""
+    found: dict[str, str | None] = {}
+    for package in packages:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
+            found[package] = None
+    return found
 
 
 def machine() -> dict[str, Any]:

@@ -11,11 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ...info import gpu
+from ...info import gpu, versions
 from ...kernels import backend as backends
 
 PACKAGES = (
@@ -98,16 +97,10 @@ def attempt(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def machine(rehearsal: bool) -> dict[str, Any]:
     """The device, its driver, and the packages; raises AssertionError where the CUDA backend cannot run."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
     found = {
         "python": sys.version.split()[0],
         "system": platform.platform(),
-        "packages": versions,
+        "packages": versions(PACKAGES),
         "gpu": gpu(),
         "driver": _told(
             "nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm", "--format=csv,noheader"

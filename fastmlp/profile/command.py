@@ -5,16 +5,14 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
+from ..commands import remeasure, require_folders
 from ..energy import WINDOW_S
 from ..errors import ArgumentError
-from ..kernels import backend as backends
-from ..kernels.contract import LOSSES, NETWORK_DTYPES
+from ..kernels.contract import LOSSES
 from ..network import MLP
 from ..running import execute, require_program
 from . import SECONDS, Profile, profile
@@ -30,10 +28,7 @@ QUICK_S, QUICK_WINDOW_S = 0.2, 1.0
 
 def run(options: argparse.Namespace) -> int:
     """Run it; returns the exit status: 0, or 1 where a figure was refused. A script's own status is its own."""
-    for name in ("json", "html", "trace"):
-        path: Path | None = getattr(options, name)
-        if path is not None and not path.parent.is_dir():
-            raise ArgumentError(f"--{name} must name a file in a folder that exists; got {str(path)!r}")
+    require_folders(json=options.json, html=options.html, trace=options.trace)
     if options.script is not None:
         return _script(options)
     if options.layers is None:
@@ -46,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     x, y = _data(net, options.batch)
     with Console(stderr=True).status("starting") as status:
         if options.remeasure:
-            _remeasure(net.backend, status.update)
+            remeasure(net.backend, status.update)
         found = profile(
             net, x, y, options.batch, seconds=QUICK_S if options.quick else SECONDS,
             watts_per_core=options.watts_per_core, energy_window_s=QUICK_WINDOW_S if options.quick else WINDOW_S,
@@ -104,13 +99,3 @@ def _data(net: MLP, batch: int) -> tuple[np.ndarray, np.ndarray]:
         return x, random.integers(0, outputs, rows)
     y = random.standard_normal((rows, outputs), np.float32)
     return x, (y > 0 if target == "probabilities" else y).astype(net.dtype)
-
-
-def _remeasure(backend: str, tell: Callable[[str], object]) -> None:
-    """Forget the machine's ceilings and measure all of them."""
-    ceilings = backends.ceilings(backend)
-    if ceilings is None:
-        raise ArgumentError(f"--remeasure needs a backend that measures its machine; got {backend!r}")
-    ceilings.forget()
-    for name in ceilings.measure(NETWORK_DTYPES):
-        tell(f"ceilings: {name}")
