@@ -1,6 +1,6 @@
 """The CPU backend: explicit vectors and register tiles in Numba, on a team of threads that is safe to fork.
 
-See kernels/README.md for how blocking, layouts and threads fit together.
+See README.md for how blocking, layouts and threads fit together.
 """
 
 from .bias_add import bias_add

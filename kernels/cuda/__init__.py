@@ -1,7 +1,7 @@
 """The CUDA backend: portable kernels in numba-cuda, for any shape, float32 and float64; tensor cores by CUDA C++.
 
 The functions take device arrays: CuPy's, on the current device, and work on its current stream. NumPy arrays travel
-to the device and back. See kernels/README.md for what has been proven of them and how.
+to the device and back. See README.md for what has been proven of them and how.
 """
 
 from ..network import Network as _Network

@@ -33,7 +33,7 @@ operands and the addresses. Six layers and more may still spill some tens of byt
 APPLY_THREADS, APPLY_SHARED_BYTES, APPLIED = 256, 4 * 256, 32
 """Of apply_gradients: threads of a block, their sums, and the parameters that they step."""
 
-# The estimate of a step, in cycles of an SM; see kernels/README.md. To be measured.
+# The estimate of a step, in cycles of an SM; see kernels/cuda/README.md. To be measured.
 _CYCLES_A_PRODUCT = 4  # of a warp's 16 x 16 x 16, at 1024 multiply-adds a cycle; as many to load one operand of it
 _CYCLES_AN_ELEMENT = 2  # of an epilogue, for each warp: six instructions of relu in the machine code, four a cycle
 _CYCLES_A_BARRIER, _CYCLES_A_CLUSTERS_BARRIER = 150, 400

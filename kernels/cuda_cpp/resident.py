@@ -22,7 +22,7 @@ CLUSTERS = (1, 2, 4, 8)
 _MOST_OUTPUTS = 512
 """Of a loss over whole rows: 32 threads hold one in registers, 16 elements each."""
 
-# The estimate of a step, in cycles of an SM; see kernels/README.md. To be measured.
+# The estimate of a step, in cycles of an SM; see kernels/cuda/README.md. To be measured.
 _MULTIPLY_ADDS_A_CYCLE = 64  # half of what the units do
 _CYCLES_A_BARRIER = 150
 _CYCLES_OF_AN_EXCHANGE = 1500
