@@ -56,7 +56,7 @@ class Steps:
     def __call__(self) -> None:
         """Make the steps; their losses are there when they are made."""
         self._module.train(
-            self._structure, self._optimizer, *self._buffers.operands(), 0, self._x, self._t, self._order, 0,
+            self._structure, self._optimizer, *self._buffers.operands(writes=True), 0, self._x, self._t, self._order, 0,
             self._batch_size, self._losses, self.workspace,
         )  # fmt: skip
         self._buffers.written()

@@ -88,8 +88,11 @@ class Run:
             results: dict[str, Any] = {"budget_s": stage.budget_s * self.scale, "items": {}}
             self.document["stages"][stage.name] = results
             began = time.monotonic()
-            for prefix, wrapper in self._wrappers(stage):
-                self._make(stage, deadline, results["items"], prefix, wrapper)
+            wrappers = self._wrappers(stage)
+            for i, (prefix, wrapper) in enumerate(wrappers):
+                left = max(0.0, deadline - time.monotonic())
+                its_deadline = time.monotonic() + left / (len(wrappers) - i)
+                self._make(stage, its_deadline, results["items"], prefix, wrapper)
             results["took_s"] = time.monotonic() - began
             self.save()
             if stage.name == "machine" and any(item["status"] != "passed" for item in results["items"].values()):

@@ -54,9 +54,9 @@ class Buffers:
         if self._mirror is not None:
             self._mirror.bring_home()
 
-    def operands(self) -> Sequence[Any]:
-        """Parameters and state as the backend takes them; `written` must follow where it writes to them."""
-        return self.here if self._mirror is None else self._mirror.operands()
+    def operands(self, writes: bool = False) -> Sequence[Any]:
+        """Parameters and state as the backend takes them; where it `writes` to them `written` must follow."""
+        return self.here if self._mirror is None else self._mirror.operands(writes)
 
     def written(self) -> None:
         """The backend has written to the operands."""
@@ -64,7 +64,10 @@ class Buffers:
             self._mirror.written()
 
     def device(self) -> AbstractContextManager[Any]:
-        """A context in which the device that computes is the current one."""
+        """A context in which the device that computes is the current one.
+
+        Raises BackendUnavailable in a child forked by the process that started the driver.
+        """
         return _NOWHERE if self._mirror is None else self._mirror.device
 
     def near(self, array: Any) -> Any:

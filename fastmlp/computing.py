@@ -87,6 +87,8 @@ class Computing:
 
     def _predict_on_gpu(self, x: Any) -> Any:
         samples, home = self._inputs("x", x), home_of("x", x)
+        with self._buffers.device():
+            self._inference.stream = self._backend.follow(getattr(self._inference, "stream", None))
         out = home.new((len(samples), self._structure.widths[-1]), self._structure.dtype)
         self._backend.forward(self._structure, self._buffers.operands()[0], samples, out, self._inference_workspace())
         return home.give(out)
@@ -140,7 +142,7 @@ class Computing:
         """
         with interrupt_held(), self._turns:
             workspace = self._training_workspace(batch_size)
-            parameters, state = self._buffers.operands()
+            parameters, state = self._buffers.operands(writes=True)
             made = 0
             try:
                 self._backend.train(

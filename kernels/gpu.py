@@ -48,6 +48,11 @@ def start(driver: Any) -> int:
     return status
 
 
+def process() -> int | None:
+    """The process that has started the driver, perhaps this one's parent; None where none has."""
+    return _process
+
+
 def started_here() -> bool:
     """Whether this process has started the driver."""
     return _process == os.getpid()

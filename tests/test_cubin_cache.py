@@ -267,3 +267,32 @@ def test_each_device_has_the_file_made_anew_where_it_is_gone(cache, compiler, mo
             function.cache_clear()
     assert loaded == [content(PROGRAMS[0])] * 2
     assert len(compiler) == 2
+
+
+def test_without_a_compiler_it_is_looked_for_once_and_every_device_is_told_why(monkeypatch):
+    looked = []
+
+    class NoCuda:
+        def find_spec(self, name, path=None, target=None):
+            if name == "cuda.bindings" or name == "cuda":
+                looked.append(name)
+                raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(sys, "meta_path", [NoCuda(), *sys.meta_path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cuda"]:
+        monkeypatch.delitem(sys.modules, name)
+    compilation._found.cache_clear()
+    try:
+        reasons = {compilation.why_not() for _ in range(5)}
+        assert len(looked) == 1
+        assert "NVRTC is missing" in reasons.pop()
+        assert not reasons
+    finally:
+        compilation._found.cache_clear()
+
+
+@needs_nvrtc
+def test_what_the_compiler_says_leaves_pythons_own_bytes_alone():
+    compilation.compiled(PROGRAMS[0], "compute_90")
+    assert bytes([32]) == b"\x20"
+    assert bytes([0]) == b"\x00"

@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from rulings import assert_same_bits, small_integers
 import fastmlp
 from fastmlp.kernels import backend as backends
 from fastmlp.kernels import bias_add, gpu, linear_backward_update, linear_forward, matmul, mse
-from fastmlp.kernels.cuda import launch, memory
+from fastmlp.kernels.cuda import Mirror, launch, memory
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -363,6 +365,63 @@ def test_a_view_that_is_held_is_live(rng):
     assert state(net) == state(other)
 
 
+@pytest.mark.parametrize("asks", ["parameters", "operands", "both"])
+@pytest.mark.parametrize("held", [False, True])
+def test_a_call_that_trains_keeps_what_it_wrote_whoever_asks_meanwhile(asks, held):
+    arrays = [np.zeros((2, 4))[1:], np.zeros((2, 4))[1:]]
+    mirror = Mirror(*arrays)
+    view = arrays[0].view() if held else None
+    copies = mirror.operands(writes=True)
+    if asks in ("parameters", "both"):
+        mirror.bring_home()
+    for there in copies:
+        there[...] = 7
+    if asks in ("operands", "both"):
+        mirror.operands()
+        mirror.bring_home()
+    mirror.written()
+    assert all((content(there) == 7).all() for there in mirror.operands())
+    mirror.bring_home()
+    assert all((array == 7).all() for array in arrays)
+    assert view is None or (view == 7).all()
+
+
+def test_threads_that_look_and_predict_change_nothing_of_a_fit(rng, monkeypatch):
+    lock, submit = threading.Lock(), launch.submit
+
+    def one_by_one(start):  # as the simulator wants it
+        with lock:
+            submit(start)
+
+    monkeypatch.setattr(launch, "submit", one_by_one)
+    monkeypatch.setenv("FASTMLP_CUDA_GRAPHS", "off")
+    x, labels = samples(rng, 40)
+    nets = [a_network(), a_network()]
+    nets[0].fit(x, labels, epochs=6, batch_size=8, shuffle=False)
+    over = threading.Event()
+
+    def look():
+        while not over.is_set():
+            nets[1].predict(x[:2])
+            assert np.isfinite(nets[1].weights[0]).all()
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        nets[1].fit(x, labels, epochs=6, batch_size=8, shuffle=False)
+        over.set()
+        looking.result()
+    assert state(nets[0]) == state(nets[1])
+
+
+def test_predictions_of_a_thread_on_two_streams_come_one_after_the_other(rng):
+    net, x = a_network(), device_array(samples(rng)[0])
+    first, second = memory.cupy.cuda.Stream(), memory.cupy.cuda.Stream()
+    for stream in (first, first, second, first):
+        with stream:
+            net.predict(x)
+    assert (first.waited, second.waited) == ([second], [first])
+
+
 def test_what_is_written_between_two_calls_counts(rng):
     x, labels = samples(rng)
     nets = [a_network(backend=name, dtype="float64") for name in ("cuda", "numpy")]
@@ -508,6 +567,8 @@ def test_a_forked_child_is_told_to_spawn(rng, monkeypatch):
     net.train_step(x, labels)
     uses = {
         "predict": lambda: net.predict(x),
+        "train_step": lambda: net.train_step(x, labels),
+        "loss": lambda: net.loss(x, labels),
         "fit": lambda: net.fit(x, labels, epochs=1),
         "weights": lambda: net.weights,
         "save": lambda: net.save("nowhere"),

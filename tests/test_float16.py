@@ -207,6 +207,7 @@ def test_emulation_is_announced_once():
 
 def test_where_it_cannot_run_the_reason_names_who_can(monkeypatch):
     class Cuda:
+        FLOAT16 = "by tensor cores"
         why_no_tensor_cores = staticmethod(lambda: "no tensor cores")
 
     monkeypatch.setattr(backends, "load", lambda name: Cuda)

@@ -6,7 +6,10 @@ SIDES = ("fastmlp", "fastmlp, launched", "torch eager", "torch.compile", "torch 
 
 
 def summary(document: dict[str, Any]) -> tuple[str, bool]:
-    """What there is to see, and whether nothing failed, everything ran and the run is complete."""
+    """What there is to see, and whether nothing failed, everything ran and the run is complete.
+
+    The sanitizer, under which kernels take many times as long, may do as many items as its seconds allow.
+    """
     lines, right = [], bool(document["complete"])
     for name, stage in document["stages"].items():
         counts: dict[str, int] = {}
@@ -17,7 +20,8 @@ def summary(document: dict[str, Any]) -> tuple[str, bool]:
         for item, result in stage["items"].items():
             if result["status"] != "passed":
                 lines.append(f"  {result['status']}: {item}: {str(result.get('reason', '')).strip()[-300:]}")
-        right = right and not counts.keys() & {"failed", "not run"}
+        wrong = {"failed"} if name == "sanitizer" and counts.get("passed") else {"failed", "not run"}
+        right = right and not counts.keys() & wrong
     lines += ["", *table(document)]
     return "\n".join(lines), right
 

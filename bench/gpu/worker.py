@@ -69,6 +69,10 @@ def work(stage: str, names: Sequence[str], lines: Path, rehearsal: bool) -> None
     """Make the named items of a stage."""
     if rehearsal:
         sys.setswitchinterval(1e-4)  # the simulator's threads wait for one another by polling
+    elif stage == "sanitizer":
+        import cupy
+
+        cupy.cuda.set_allocator(None)  # no pool, whose neighbouring arrays memcheck takes for one
     found = items(stage, rehearsal)
     with lines.open("a") as file:
 

@@ -17,7 +17,7 @@ from . import matmul as _matmul
 from . import mse as _mse
 from . import train as _train
 from . import train_resident as _train_resident
-from .memory import DeviceArray, adopt, device, empty
+from .memory import DeviceArray, adopt, device, empty, follow
 from .memory import hosted as _hosted
 from .memory import to_device as resident
 from .mirror import Mirror
@@ -59,6 +59,7 @@ __all__ = [
     "describe",
     "device",
     "empty",
+    "follow",
     "forward",
     "gradients",
     "linear_backward_update",

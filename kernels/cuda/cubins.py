@@ -7,6 +7,7 @@ from .. import gpu
 from ..cuda_cpp import compile as compilation
 from ..cuda_cpp.compile import Program
 from .elementary import SIMULATED
+from .memory import explain
 
 if not SIMULATED:
     import cupy
@@ -56,4 +57,8 @@ def _module(program: Program, device: int) -> Any:
     """For this device alone: CuPy reads the file once more for each device, and by then it may be gone."""
     target = compilation.architecture(_capability(device))
     assert target is not None, "kernels of CUDA C++ are asked for on devices that take them"
-    return cupy.RawModule(path=str(compilation.cubin(program, target)))
+    try:
+        return cupy.RawModule(path=str(compilation.cubin(program, target)))
+    except cupy.cuda.driver.CUDADriverError as error:
+        explain(error)
+        raise

@@ -58,8 +58,24 @@ def to_device(array: Any) -> Any:
 
 
 def update(array: Any, source: np.ndarray) -> None:
-    """Write a NumPy array of the same shape and dtype to a device array, after what was launched before."""
+    """Write a NumPy array of the same shape and dtype to a device array, after what was launched before.
+
+    It may be read as late as that: it has to stay as it is until the stream has come so far, see `wait`.
+    """
     array.set(source, stream=cupy.cuda.get_current_stream())
+
+
+def wait() -> None:
+    """Wait until all that was launched on the current stream is done."""
+    cupy.cuda.get_current_stream().synchronize()
+
+
+def follow(last: Any) -> Any:
+    """The current stream, whose work from now on comes after all that `last`, a stream or None, was given."""
+    stream = cupy.cuda.get_current_stream()
+    if last is not None and last != stream:
+        stream.wait_event(last.record())
+    return stream
 
 
 def address(array: Any) -> int:

@@ -5,12 +5,15 @@ A stream records launches as a CUDA graph does: with the arguments that they wer
 array or to copy from or to the CPU's memory meanwhile is an error.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from .. import gpu
 
 _thread = threading.local()
 
@@ -22,6 +25,8 @@ class Device:
         self.id = _entered()[-1] if device is None else device
 
     def __enter__(self) -> "Device":
+        if gpu.process() not in (None, os.getpid()):
+            raise RuntimeError("cudaErrorInitializationError: initialization error")
         _entered().append(self.id)
         return self
 
@@ -118,6 +123,8 @@ class Stream:
 
     def __init__(self, non_blocking: bool = False):
         self._recorded: list[Callable[[], object]] | None = None
+        self.waited: list[Stream] = []
+        """The events that it was made to wait for."""
 
     def __enter__(self) -> "Stream":
         _streams().append(self)
@@ -135,6 +142,18 @@ class Stream:
         recorded, self._recorded = self._recorded, None
         assert recorded is not None, "nothing is recorded"
         return Graph(recorded)
+
+    def synchronize(self) -> None:
+        """Wait for all that was launched, which ran at once."""
+        self.require_no_capture()
+
+    def record(self) -> "Stream":
+        """An event: all that was launched until now."""
+        return self
+
+    def wait_event(self, event: "Stream") -> None:
+        """Have what is launched from now on come after the event."""
+        self.waited.append(event)
 
     def submit(self, start: Callable[[], object]) -> None:
         """Start a kernel, or record that."""
@@ -178,4 +197,4 @@ def submit(start: Callable[[], object]) -> None:
     _streams()[-1].submit(start)
 
 
-cuda = SimpleNamespace(Device=Device, Stream=Stream, get_current_stream=lambda: None)
+cuda = SimpleNamespace(Device=Device, Stream=Stream, get_current_stream=lambda: _streams()[-1])

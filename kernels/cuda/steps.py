@@ -57,6 +57,7 @@ class Steps:
         self._cursor = empty(2, np.dtype(np.int64))  # the position that the step starts at, and its number
         self._table = empty((STEPS, NUMBERS), dtype)
         self._kept = empty((2, STEPS), np.dtype(float))
+        self._sources: list[np.ndarray] = []  # what the device may not have read yet
         arrays = self.numbers, self.results, self._rows, self._cursor, self._table, self._kept
         self.nbytes = sum(array.nbytes for array in arrays)
 
@@ -95,6 +96,7 @@ class Steps:
         An error has the attribute `steps`: how many whole steps were made before it.
         """
         made = 0
+        self._sources.clear()
         try:
             while made < len(losses):
                 batches: list[int] = []
@@ -104,8 +106,10 @@ class Steps:
                     position += batches[-1]
                 rules = [optimizer if penalties is None else optimizer.shared(n) for n in batches]
                 numbers = [settings(rule, updates + made + s + 1) for s, rule in enumerate(rules)]
-                update(self._table[: len(batches)], np.array(numbers, self._dtype))
-                update(self._cursor, np.array([start, 0], np.int64))
+                sources = np.array(numbers, self._dtype), np.array([start, 0], np.int64)
+                self._sources += sources
+                for place, source in zip((self._table[: len(batches)], self._cursor), sources, strict=True):
+                    update(place, source)
                 first = made
                 for n, rule in zip(batches, rules, strict=True):
                     key = given, n, rule.name, rule.l2, penalties is None

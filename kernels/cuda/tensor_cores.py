@@ -62,7 +62,7 @@ def _choice(widths: tuple[int, ...], parts: int) -> Elements | None:
 
 
 def _for_device(usual: Elements, hopper: Elements, widths: tuple[int, ...]) -> Elements:
-    return hopper if cubins.architecture() == "sm_90a" and fills_tiles(widths) else usual
+    return hopper if cubins.capability() == (9, 0) and fills_tiles(widths) else usual
 
 
 def fills_tiles(widths: tuple[int, ...]) -> bool:
@@ -86,8 +86,8 @@ def splitting_pays() -> bool:
 
 def why_not() -> str | None:
     """None if the kernels for tensor cores run on the current device; else the reason, and the cure."""
-    if cubins.architecture() is None:
-        major, minor = cubins.capability()
+    major, minor = cubins.capability()
+    if major < 8:
         return (
             f"the device has compute capability {major}.{minor}, and tensor cores take these kernels' operands "
             "from 8.0 on (A100, RTX 30); dtype='float32' runs on it"

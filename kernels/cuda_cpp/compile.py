@@ -145,16 +145,12 @@ def compiled(program: Program, architecture: str) -> Compiled:
 
 def why_not() -> str | None:
     """None if programs can be compiled here; else the reason, and the cure."""
-    try:
-        _nvrtc()
-    except BackendUnavailable as error:
-        return str(error)
-    return None
+    return _found()[1]
 
 
 def _text(size_of: Callable[[Any], Any], read: Callable[[Any, bytes], Any], handle: Any) -> bytes:
     _, size = size_of(handle)
-    content = b" " * size
+    content = bytes(size)  # new memory, which it writes to; of one byte, Python's only such object, its own NUL
     read(handle, content)
     return content
 
@@ -163,19 +159,27 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-@functools.cache
 def _nvrtc() -> ModuleType:
     """NVRTC's functions, its library loaded. Raises BackendUnavailable where either is missing."""
+    module, reason = _found()
+    if module is None:
+        raise BackendUnavailable(reason)
+    return module
+
+
+@functools.cache
+def _found() -> tuple[ModuleType | None, str | None]:
+    """The same, or why there is none: looked for once."""
     try:
         from cuda.bindings import nvrtc
 
         nvrtc.nvrtcVersion()  # which loads the library
     except (ImportError, OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        raise BackendUnavailable(
+        return None, (
             f"CUDA C++ kernels cannot be compiled here: NVRTC is missing ({type(error).__name__}: {reason}); {_CURE}."
-        ) from error
-    return nvrtc
+        )
+    return nvrtc, None
 
 
 @functools.cache
