@@ -66,7 +66,7 @@ def bench(options: argparse.Namespace) -> int:
 def _files(options: argparse.Namespace) -> dict[str, Any] | None:
     """The baseline, once every file that is asked for can be read or written: before minutes of work, not after."""
     require_folders(json=options.json, plot=options.plot, map=options.map)
-    return None if options.baseline is None else document.load(options.baseline)
+    return None if options.baseline is None else baseline.load(options.baseline)
 
 
 def _chosen(options: argparse.Namespace, meter: Meter) -> list[tuple[str, Any]]:

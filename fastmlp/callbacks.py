@@ -49,10 +49,15 @@ def tell(callbacks: Sequence[Callable[[Any], object]], epoch: Any, over: bool = 
     answers = [callback(epoch) for callback in callbacks]
     stops = any(isinstance(answer, bool | np.bool_) and bool(answer) for answer in answers)
     if stops or over or epoch.is_last:
-        for callback in callbacks:
-            if isinstance(callback, Callback):
-                callback.finish(epoch)
+        finish(callbacks, epoch)
     return stops
+
+
+def finish(callbacks: Sequence[Callable[[Any], object]], epoch: Any) -> None:
+    """Tell callbacks that a fit ended with this epoch."""
+    for callback in callbacks:
+        if isinstance(callback, Callback):
+            callback.finish(epoch)
 
 
 class EarlyStopping(Callback):

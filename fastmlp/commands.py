@@ -9,9 +9,9 @@ from .kernels.contract import NETWORK_DTYPES
 
 
 def require_folders(**files: Path | None) -> None:
-    """Raises ArgumentError for a file, by its option's name, that cannot be written for want of a folder."""
+    """Raises ArgumentError for a file, by its option's name, that cannot be written for want of a folder, or is one."""
     for name, path in files.items():
-        if path is not None and not path.parent.is_dir():
+        if path is not None and (not path.parent.is_dir() or path.is_dir()):
             raise ArgumentError(f"--{name} must name a file in a folder that exists; got {str(path)!r}")
 
 

@@ -1,5 +1,6 @@
 """The document of a run, and what it says as a table: caveats, noise, older runs."""
 
+import json
 import os
 import re
 from copy import deepcopy
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from benching import documented, show, side_of
 
-from fastmlp.bench import noise, report, timing
+from fastmlp.bench import baseline, noise, report, timing
 from fastmlp.bench.baseline import compare
 from fastmlp.bench.document import load, save
 from fastmlp.bench.noise import Noise
@@ -240,6 +241,16 @@ def test_a_run_against_an_older_one(document):
     assert "1.20 faster" in text
     assert "Baseline abc of 2026-01-02: 2 rows in common, 1.11 times as fast in the median, 11.0% away." in text
     assert "It ran with another threads." in text
+
+
+@pytest.mark.parametrize("damage", [{"rows": None}, {"rows": [1]}, {"rows": [{"name": 1}]}, {"rows": {"a": 3}}])
+def test_a_damaged_older_run_is_refused_before_the_new_one(document, damage, tmp_path):
+    path = tmp_path / "older.json"
+    path.write_text(json.dumps(document))
+    assert baseline.load(path)["rows"] == document["rows"]
+    path.write_text(json.dumps(document | damage))
+    with pytest.raises(ArgumentError, match="is a damaged benchmark report"):
+        baseline.load(path)
 
 
 def test_a_wide_spread_and_a_small_step_are_no_change(document):

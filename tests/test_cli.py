@@ -159,6 +159,7 @@ def test_bench_as_markdown(command):
         (("bench", "--precision", "high", "--dtype", "float64"), ("--precision high goes with --dtype float32",)),
         (("bench", "--precision", "high", "--suite", "crossover"), ("--precision high goes with", "got crossover")),
         (("bench", "--json", "absent/out.json"), ("--json must name a file in a folder that exists",)),
+        (("bench", "--json", "."), ("--json must name a file in a folder that exists; got '.'",)),
         (("bench", "--map", "absent/map.svg"), ("--map must name a file in a folder that exists",)),
         (("bench", "--map", "map.svg"), ("--map goes with --suite crossover", "got train")),
     ],

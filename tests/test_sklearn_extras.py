@@ -101,7 +101,10 @@ def test_logistic_layers_of_a_list_begin_in_scikit_learns_range():
     mixed = MLPClassifier((20, 12), ["relu", "logistic"], **start).fit(X, Y)
     np.testing.assert_array_equal(mixed.coefs_[0], one.coefs_[0])
     np.testing.assert_allclose(mixed.coefs_[1], one.coefs_[1] / np.sqrt(3), rtol=1e-15)
-    np.testing.assert_array_equal(mixed.coefs_[2], one.coefs_[2])
+    np.testing.assert_allclose(mixed.coefs_[2], one.coefs_[2] / np.sqrt(3), rtol=1e-15)
+    named, listed = (MLPClassifier((20, 12), each, **start).fit(X, Y) for each in ("logistic", ["logistic"] * 2))
+    for a, b in zip((*named.coefs_, *named.intercepts_), (*listed.coefs_, *listed.intercepts_), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,22 @@ def test_an_error_of_the_program_is_shown_as_python_shows_it(start, tmp_path):
     status, _, errors = start("raises.py")
     assert status == 1
     assert errors.endswith("RuntimeError: mine\n")
+    (tmp_path / "ours.py").write_text("import fastmlp\nfastmlp.MLP((4, 2)).predict([1])\n")
+    status, _, errors = start("ours.py")
+    assert status == 1
+    assert 'ours.py", line 2' in errors
+    assert "ShapeError: x must have shape" in errors
+
+
+def test_a_program_is_the_main_module_to_its_end(start, tmp_path):
+    (tmp_path / "leaves.py").write_text(
+        "import atexit, os, pickle\n"
+        "class Result: pass\n"
+        "os.chdir('/')\n"
+        "assert os.path.exists(__file__)\n"
+        "atexit.register(lambda: print(len(pickle.dumps(Result())) > 0))\n"
+    )
+    assert start("leaves.py") == (0, "True\n", "")
 
 
 @pytest.mark.filterwarnings("ignore")

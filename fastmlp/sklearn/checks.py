@@ -94,3 +94,17 @@ def _is_plain_column(y: Any, n: int, dtype: np.dtype) -> bool:
 def _are_few(classes: np.ndarray, n: int) -> bool:
     """Whether scikit-learn, which before 1.9 warned of more classes than half the samples, has nothing to say."""
     return n <= 20 or 2 * len(classes) <= n
+
+
+def narrowed(X: Any, dtype: np.dtype) -> Any:
+    """X, sparse or not, in this dtype. Raises ValueError for a finite element beyond its range."""
+    with np.errstate(over="ignore"):
+        converted = X.astype(dtype, copy=False)
+    if dtype.itemsize < X.dtype.itemsize:
+        before, after = (each.data if hasattr(each, "tocsr") else each for each in (X, converted))
+        lost = np.isinf(after) & np.isfinite(before)
+        if lost.any():
+            raise ValueError(
+                f"X holds {before[lost][0]}, which {dtype} cannot hold. Scale the data, or use dtype='float64'."
+            )
+    return converted

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..computing import announce_emulation, inference_rows
+from ..interrupt import interrupt_held
 from ..kernels import backend as backends
 from ..kernels.contract import ACTIVATIONS as OURS
 from ..kernels.contract import EMULATED
 from ..kernels.network import Network, Optimizer, aligned_zeros, new_array
 from ..network import MLP
+from ..turns import Turns
 from .controls import backend_name, threads
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in OURS}
@@ -61,6 +63,7 @@ class Engine:
         self._state: np.ndarray | None = None
         self._slots: list[list[np.ndarray]] = []
         self._training: Any = None
+        self._turns = Turns()
         self._inference = threading.local()
 
     def runs(self, activations: Sequence[str], bfloat16: bool) -> bool:
@@ -73,8 +76,12 @@ class Engine:
         return _same([*coefs, *intercepts], [*self.coefs, *self.intercepts])
 
     def assign(self, coefs: list[np.ndarray], intercepts: list[np.ndarray]) -> None:
-        """Copy these to the parameters."""
-        for view, value in zip([*self.coefs, *self.intercepts], [*coefs, *intercepts], strict=True):
+        """Copy these to the parameters. Raises ValueError unless they have the parameters' shapes."""
+        views, values = [*self.coefs, *self.intercepts], [*coefs, *intercepts]
+        ours, theirs = [view.shape for view in views], [np.shape(value) for value in values]
+        if ours != theirs:
+            raise ValueError(f"coefs_ and intercepts_ must have shapes {ours}, layer by layer; got {theirs}.")
+        for view, value in zip(views, values, strict=True):
             view[...] = value
 
     def remember(self, slots: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
@@ -127,14 +134,16 @@ class Engine:
 
         As kernels/README.md says of `train`: with `penalties`, L2 is shared out among the rows of a batch.
         """
-        self._backend.train(
-            self.network, optimizer, self.parameters, self._state, updates, x, target, order, start, batch_size,
-            losses, self._workspace(batch_size), penalties,
-        )  # fmt: skip
+        with interrupt_held(), self._turns:
+            self._backend.train(
+                self.network, optimizer, self.parameters, self._state, updates, x, target, order, start, batch_size,
+                losses, self._workspace(batch_size), penalties,
+            )  # fmt: skip
 
     def gradients(self, x: Any, target: Any, gradient: np.ndarray) -> float:
         """J of all rows of x and target, and its gradient without L2's part, to `gradient` as `parameters` lie."""
-        return self._backend.gradients(self.network, self.parameters, x, target, gradient, self._workspace(len(x)))
+        with interrupt_held(), self._turns:
+            return self._backend.gradients(self.network, self.parameters, x, target, gradient, self._workspace(len(x)))
 
     def _workspace(self, rows: int) -> Any:
         if self._training is None or self._training.rows < rows:

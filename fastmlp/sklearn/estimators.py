@@ -4,6 +4,7 @@ Everything a user sees (parameters, checks, messages, stopping rules) is scikit-
 what is replaced is the arithmetic of a minibatch step and of the forward pass.
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -38,6 +39,9 @@ class _Accelerated(Minibatches):
 
     _dtype_asked: str | None = None
     """The dtype that the fit was asked for, by the parameter or by FASTMLP_DTYPE; None for that of X."""
+
+    _has_begun = False
+    """Whether a fit has come so far that parameters change; one that is refused before leaves all as it was."""
 
     _objective: Objective | None = None
     """What L-BFGS minimises during a fit on our kernels."""
@@ -75,11 +79,29 @@ class _Accelerated(Minibatches):
             del self._given
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+        before = dict(self.__dict__)
         if not hasattr(self, "coefs_") or not (incremental or self.warm_start):
             self._dtype_asked = dtype_name() if self.dtype is None else self.dtype
-        super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)
-        self._adopt()
+        try:
+            super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)
+            self._adopt()
+        except Exception:
+            if not self._has_begun:
+                self.__dict__.clear()
+                self.__dict__.update(before)
+            raise
+        finally:
+            self.__dict__.pop("_has_begun", None)
         return self
+
+    def _require_alike(self, X: Any, y: np.ndarray) -> None:
+        """Raises ValueError unless the network that there is takes such samples: it may be of a fit before."""
+        inputs, outputs = self.coefs_[0].shape[0], len(self.intercepts_[-1])
+        if (X.shape[1], y.shape[1]) != (inputs, outputs):
+            raise ValueError(
+                f"X has {X.shape[1]} features and y {y.shape[1]} outputs, and the network that is trained on takes "
+                f"{inputs} and has {outputs}; a new estimator, or warm_start=False, would do."
+            )
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         target = self._plain_target(y, len(X), incremental) if self._is_plain(X, reset) else None
@@ -87,7 +109,9 @@ class _Accelerated(Minibatches):
             X, target = super()._validate_input(X, y, incremental, reset)
         elif reset:
             self.n_features_in_ = X.shape[1]
-        return X if self._dtype_asked is None else X.astype(array_dtype(self._dtype_asked), copy=False), target
+        if self._dtype_asked is not None:
+            X = checks.narrowed(X, np.dtype(array_dtype(self._dtype_asked)))
+        return X, target
 
     def _is_plain(self, X: Any, reset: bool) -> bool:
         """Whether scikit-learn's validation, slow for a few rows, would pass X as it is; `reset` as it is there."""
@@ -106,8 +130,8 @@ class _Accelerated(Minibatches):
         self.__dict__.pop("validation_loss_curve_", None)
         names = extras.activations(self.activation, len(layer_units) - 2)
         if not isinstance(self.activation, str):
-            # scikit-learn draws from a narrower range for "logistic": a third of the variance.
-            for i, name in enumerate(names):
+            # scikit-learn draws from a narrower range for "logistic", the output layer too: a third of the variance.
+            for i, name in enumerate((*names, *names[-1:])):
                 if name == "logistic":
                     self.coefs_[i] *= math.sqrt(1 / 3)
                     self.intercepts_[i] *= math.sqrt(1 / 3)
@@ -120,17 +144,20 @@ class _Accelerated(Minibatches):
         reason = self._not_covered(X)
         if reason is not None:
             self._leave_to_scikit_learn(reason)
+            self._has_begun = True
             super()._fit_lbfgs(X, y, sample_weight, *others)
             return
         if asked := extras.of_minibatches(self) + ["X_val"] * (self._given is not None):
             raise ValueError(
                 f"{', '.join(asked)}: training by minibatches alone offers that, and solver='lbfgs' is none."
             )
+        self._require_alike(X, y)
         started = time.perf_counter()
         names = extras.activations(self.activation, len(self.coefs_) - 1)
         self._objective = Objective(names, self.out_activation_, self.loss, self.alpha, dense(X), y, sample_weight)
         try:
             with threads(), one_threaded_blas():
+                self._has_begun = True
                 super()._fit_lbfgs(X, y, sample_weight, *others)
         finally:
             del self._objective
@@ -159,11 +186,13 @@ class _Accelerated(Minibatches):
         reason = self._not_covered(X)
         if reason is not None:
             self._leave_to_scikit_learn(reason)
+            self._has_begun = True
             super()._fit_stochastic(
                 X, y, self._weighed(y, sample_weight), activations, deltas, coef_grads, intercept_grads, layer_units,
                 incremental,
             )  # fmt: skip
             return
+        self._require_alike(X, y)
         started = time.perf_counter()
         with threads():
             self._fit_minibatches(dense(X), y, sample_weight, incremental)
@@ -207,13 +236,31 @@ class _Accelerated(Minibatches):
             return
         self.__dict__.pop("_engine", None)
         arrays = [*self.coefs_, *self.intercepts_]
-        dtype = arrays[0].dtype
-        if (
-            self.out_activation_ in LOSSES
-            and dtype in (np.float32, np.float64)
-            and all(a.dtype == dtype for a in arrays)
-        ):
-            self._engine = Engine(names, self.out_activation_, self.coefs_, self.intercepts_, bfloat16)
+        if self.out_activation_ not in LOSSES or any(each.dtype not in (np.float32, np.float64) for each in arrays):
+            return
+        if len(self.coefs_[0]) != self.n_features_in_:
+            raise ValueError(
+                f"coefs_[0] must have {self.n_features_in_} rows, one a feature; got {len(self.coefs_[0])}."
+            )
+        dtype = np.dtype(np.float32) if bfloat16 else np.result_type(*arrays)
+        coefs, intercepts = ([each.astype(dtype) for each in kind] for kind in (self.coefs_, self.intercepts_))
+        self._engine = Engine(names, self.out_activation_, coefs, intercepts, bfloat16)
+        self.coefs_, self.intercepts_ = list(self._engine.coefs), list(self._engine.intercepts)
+
+    def _adopted(self) -> Engine:
+        """The engine that holds the parameters. Raises ValueError where none can."""
+        self._adopt()
+        if "_engine" not in vars(self):
+            raise ValueError("coefs_ and intercepts_ must be arrays of float32 or float64.")
+        return self._engine
+
+    def _heed(self) -> None:
+        """Take over `coefs_` and `intercepts_` that a callback has assigned, in the middle of a fit.
+
+        Raises ValueError for such as have not the network's shapes.
+        """
+        if not self._engine.owns(self.coefs_, self.intercepts_):
+            self._engine.assign(self.coefs_, self.intercepts_)
             self.coefs_, self.intercepts_ = list(self._engine.coefs), list(self._engine.intercepts)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -223,7 +270,8 @@ class _Accelerated(Minibatches):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if hasattr(self, "coefs_"):
-            self._adopt()
+            with contextlib.suppress(ValueError):  # which says so when they are used
+                self._adopt()
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
         """The last layer's outputs[n, m], as scikit-learn's: by our kernels where they hold the parameters."""
@@ -231,16 +279,16 @@ class _Accelerated(Minibatches):
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         engine = self.__dict__.get("_engine")
         if self._dtype_asked == "bfloat16" or not extras.is_scikit_learns(self.activation):
-            self._adopt()
-            engine = self._engine
+            engine = self._adopted()
         elif (
             engine is None
             or why_left_sparse(X) is not None
             or (self._dtype_asked is None and np.result_type(X.dtype, engine.network.dtype) != engine.network.dtype)
             or not engine.owns(self.coefs_, self.intercepts_)
+            or not engine.runs((self.activation,) * (len(self.coefs_) - 1), False)
         ):
             return super()._forward_pass_fast(X, check_input=False)
-        out = engine.forward(np.ascontiguousarray(dense(X), engine.network.dtype))
+        out = engine.forward(np.ascontiguousarray(checks.narrowed(dense(X), engine.network.dtype)))
         OUTPUT_ACTIVATIONS[self.out_activation_](out)
         return out
 

@@ -11,7 +11,7 @@ from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptr
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ..callbacks import ProgressBar, begin, tell
+from ..callbacks import ProgressBar, begin, finish, tell
 from ..interrupt import interrupt_held
 from ..settings import as_callbacks
 from . import extras
@@ -22,7 +22,7 @@ from .steps import Steps, WholeSteps
 
 
 class Minibatches(BaseMultilayerPerceptron):
-    """An estimator's minibatch training; `_adopt` sees to it that `_engine` holds its parameters."""
+    """An estimator's minibatch training; `_adopted` sees to it that `_engine` holds its parameters."""
 
     coefs_: list[np.ndarray]
     intercepts_: list[np.ndarray]
@@ -53,13 +53,14 @@ class Minibatches(BaseMultilayerPerceptron):
                     "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=3
                 )
             batch_size = int(np.clip(self.batch_size, 1, n_samples))
-        self._adopt()
+        self._adopted()
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = self._new_optimizer()
         steps = self._steps(X, y, sample_weight, batch_size)
         order = np.arange(n_samples, dtype=np.int64)
         most = 1 if incremental else self.max_iter
         watched = held_out is not None or bool(callbacks) or self.learning_rate_schedule is not None
+        self._has_begun = True
         try:
             with ProgressBar(most, steps.an_epoch, self.progress) as bar:
                 self.n_iter_ = 0
@@ -78,6 +79,7 @@ class Minibatches(BaseMultilayerPerceptron):
                                 over = self._epoch_ends(n_samples, held_out) or incremental
                         bar.advance(left - steps.left, steps.last_loss)
                     over = bool(callbacks and tell(callbacks, self._epoch(most), over)) or over
+                    self._heed()
             if not over:
                 warnings.warn(
                     f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization "
@@ -87,6 +89,8 @@ class Minibatches(BaseMultilayerPerceptron):
                 )
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=3)
+            if self.n_iter_ > 0:
+                finish(callbacks, self._epoch(most))
         if self.early_stopping:
             self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
 
@@ -137,7 +141,15 @@ class Minibatches(BaseMultilayerPerceptron):
         """The weights of the samples, those of their classes multiplied in; None where all are 1."""
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
-            of_classes = compute_sample_weight(class_weight, self._label_binarizer.inverse_transform(y))
+            labels = self._label_binarizer.inverse_transform(y)
+            if isinstance(class_weight, dict) and labels.ndim == 1:
+                if unknown := [each for each in class_weight if each not in self.classes_]:
+                    raise ValueError(f"class_weight must name classes out of {list(self.classes_)}; got {unknown}.")
+                of_classes = np.ones(len(labels))  # those that it does not name; a batch may lack one that it does
+                for each, weight in class_weight.items():
+                    of_classes[labels == each] = weight
+            else:
+                of_classes = compute_sample_weight(class_weight, labels)
             of_classes = of_classes.astype(self.coefs_[0].dtype)
             sample_weight = of_classes if sample_weight is None else of_classes * sample_weight
         return None if sample_weight is None or (sample_weight == 1).all() else sample_weight
