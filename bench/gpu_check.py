@@ -90,8 +90,8 @@ class Run:
             began = time.monotonic()
             wrappers = self._wrappers(stage)
             for i, (prefix, wrapper) in enumerate(wrappers):
-                left = max(0.0, deadline - time.monotonic())
-                its_deadline = time.monotonic() + left / (len(wrappers) - i)
+                now = time.monotonic()
+                its_deadline = now + (deadline - now) / (len(wrappers) - i)
                 self._make(stage, its_deadline, results["items"], prefix, wrapper)
             results["took_s"] = time.monotonic() - began
             self.save()

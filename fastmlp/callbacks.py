@@ -101,6 +101,7 @@ class EarlyStopping(Callback):
             self._parameters = None
 
     def _monitored(self, epoch: Epoch) -> float:
+        self.begin(epoch.validation_loss is not None)
         return epoch.loss if epoch.validation_loss is None or self.monitor == "loss" else epoch.validation_loss
 
 

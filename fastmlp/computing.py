@@ -11,7 +11,6 @@ import numpy as np
 
 from .buffers import Buffers
 from .errors import ShapeError
-from .interrupt import interrupt_held
 from .kernels import arrays
 from .kernels import backend as backends
 from .kernels.contract import EMULATED
@@ -87,8 +86,6 @@ class Computing:
 
     def _predict_on_gpu(self, x: Any) -> Any:
         samples, home = self._inputs("x", x), home_of("x", x)
-        with self._buffers.device():
-            self._inference.stream = self._backend.follow(getattr(self._inference, "stream", None))
         out = home.new((len(samples), self._structure.widths[-1]), self._structure.dtype)
         self._backend.forward(self._structure, self._buffers.operands()[0], samples, out, self._inference_workspace())
         return home.give(out)
@@ -104,6 +101,10 @@ class Computing:
         self._direct_step = self._direct_gradients = _UNBOUND
 
     def _inference_workspace(self) -> Any:
+        """The thread's own, whose buffers no stream uses before those that used them are done."""
+        if self._buffers.gpu is not None:
+            with self._buffers.device():
+                self._inference.stream = self._backend.follow(getattr(self._inference, "stream", None))
         try:
             return self._inference.workspace
         except AttributeError:
@@ -140,7 +141,7 @@ class Computing:
 
         An error has the attribute `steps`, as the backend's.
         """
-        with interrupt_held(), self._turns:
+        with self._turns.taken():
             workspace = self._training_workspace(batch_size)
             parameters, state = self._buffers.operands(writes=True)
             made = 0

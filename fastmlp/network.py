@@ -14,7 +14,7 @@ from .errors import ArgumentError, ShapeError, require_name
 from .fitting import Fitting, announce_divergence
 from .history import Epoch, History
 from .initialisation import initialise
-from .interrupt import Pace, interrupt_held
+from .interrupt import Pace
 from .kernels import arrays
 from .kernels.contract import LOSSES, PRECISIONS, array_dtype, step_flops
 from .kernels.gpu_arrays import home_of
@@ -358,7 +358,7 @@ class MLP(Fitting):
         home = home_of("x", x)
         gradient = home.new((structure.size,), structure.dtype)
         samples, target = self._samples(x, y)
-        with interrupt_held(), self._turns:
+        with self._turns.taken():
             workspace = self._training_workspace(len(samples))
             parameters = self._buffers.operands()[0]
             loss = self._backend.gradients(structure, parameters, samples, target, gradient, workspace)

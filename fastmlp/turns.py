@@ -1,11 +1,14 @@
-"""One call at a time trains a network, of whatever thread."""
+"""One call at a time trains a network, of whatever thread, and Ctrl-C comes between two."""
 
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
+from .interrupt import interrupt_held
 from .kernels.contract import RUNNING, UPDATES, WANTED
 
 POLL_SECONDS = 1e-4
@@ -16,8 +19,7 @@ class Turns:
     """Whose turn it is to use a network's training workspace, its optimiser and the count of its updates.
 
     A backend's `stepper` minds `counts` by itself, under Python's global lock, which no other thread can interrupt; so
-    a call of it costs nothing more. Whoever else wants a turn, `with turns:`, says so there first, and then waits for
-    such a call. No exception may come between, so `interrupt_held` is to stand around it.
+    a call of it costs nothing more. Whoever else wants a turn says so there first, and then waits for such a call.
     """
 
     def __init__(self) -> None:
@@ -39,15 +41,16 @@ class Turns:
     def updates(self, value: int) -> None:
         self.counts[UPDATES] = value
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """A block that nothing else trains beside; SIGINT comes at its end, as `interrupt_held` has it."""
         if self._process != os.getpid():  # in a forked child nobody is left of the threads that had a turn
             self._renew()
-        self._lock.acquire()
-        counts = self.counts
-        counts[WANTED] = 1
-        while counts[RUNNING]:
-            time.sleep(POLL_SECONDS)
-
-    def __exit__(self, *error: object) -> None:
-        self.counts[WANTED] = 0
-        self._lock.release()
+        with interrupt_held(), self._lock:
+            self.counts[WANTED] = 1
+            try:
+                while self.counts[RUNNING]:
+                    time.sleep(POLL_SECONDS)
+                yield
+            finally:
+                self.counts[WANTED] = 0

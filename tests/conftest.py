@@ -1,5 +1,6 @@
 """Fixtures for every test: the backends that can run here, the dtypes, and outputs with canary margins."""
 
+import signal
 import sys
 
 import layouts
@@ -92,3 +93,11 @@ def canary():
     yield make
     for each in made:
         each.check()
+
+
+@pytest.fixture
+def interrupts_arrive():
+    """A shell starts what runs in its background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

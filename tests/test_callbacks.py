@@ -78,6 +78,8 @@ def test_early_stopping_watches_the_validation_loss_where_there_is_one():
     down, up = [3, 2, 1, 0], [1, 2, 3, 4]
     assert run(EarlyStopping(2), down, up)[0] == 2
     assert run(EarlyStopping(2, monitor="loss"), down, up)[0] == 3
+    with pytest.raises(ArgumentError, match="validation data"):
+        run(EarlyStopping(2, monitor="validation_loss"), down)
 
 
 def test_early_stopping_without_its_loss_is_refused_before_anything_is_written(backend_name, rng):

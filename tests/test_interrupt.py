@@ -15,13 +15,7 @@ from fastmlp.kernels.network import Optimizer
 
 ROWS, BATCH, STEPS = 200, 16, 13
 
-
-@pytest.fixture(autouse=True)
-def interrupts_arrive():
-    """A shell starts what runs in its background with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("interrupts_arrive")
 
 
 def problem(rng):

@@ -139,7 +139,7 @@ def test_samples_beyond_float32_are_refused():
     assert bits(model) == old
 
 
-def test_ctrl_c_ends_a_fit_for_callbacks_too():
+def test_ctrl_c_ends_a_fit_for_callbacks_too(interrupts_arrive):
     told = []
 
     class Told(Callback):
@@ -150,12 +150,8 @@ def test_ctrl_c_ends_a_fit_for_callbacks_too():
         def finish(self, epoch):
             told.append(epoch.index)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.warns(UserWarning, match="interrupted by user"):
-            MLPClassifier((4,), max_iter=50, callbacks=[Told()]).fit(X, Y)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        MLPClassifier((4,), max_iter=50, callbacks=[Told()]).fit(X, Y)
     assert told == [2]
 
 

@@ -26,13 +26,6 @@ def bits(net):
     return net.parameters.tobytes(), net.optimizer_state.tobytes(), net.updates
 
 
-@pytest.fixture
-def interrupts_arrive():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("widths", [NARROW, WIDE], ids=["narrow", "wide"])
 def test_an_interrupted_loop_of_steps_stands_at_a_whole_step(widths, backend_name, rng, interrupts_arrive):
     x, y = batch(rng, widths)
@@ -91,7 +84,7 @@ def test_who_wants_a_turn_waits_for_a_call_that_runs():
     turns.counts[RUNNING] = 1
 
     def want():
-        with turns:
+        with turns.taken():
             seen.append(turns.counts[WANTED])
 
     thread = threading.Thread(target=want)
@@ -125,7 +118,7 @@ def test_a_child_forked_during_a_turn_has_its_own(backend_name, rng):
     x, y = batch(rng, NARROW)
     net = MLP(NARROW, backend=backend_name)
     net.train_step(x, y)
-    with net._turns:
+    with net._turns.taken():
         net._turns.counts[RUNNING] = 1
         child = os.fork()
         if child == 0:

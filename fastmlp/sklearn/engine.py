@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..computing import announce_emulation, inference_rows
-from ..interrupt import interrupt_held
 from ..kernels import backend as backends
 from ..kernels.contract import ACTIVATIONS as OURS
 from ..kernels.contract import EMULATED
@@ -134,7 +133,7 @@ class Engine:
 
         As kernels/README.md says of `train`: with `penalties`, L2 is shared out among the rows of a batch.
         """
-        with interrupt_held(), self._turns:
+        with self._turns.taken():
             self._backend.train(
                 self.network, optimizer, self.parameters, self._state, updates, x, target, order, start, batch_size,
                 losses, self._workspace(batch_size), penalties,
@@ -142,7 +141,7 @@ class Engine:
 
     def gradients(self, x: Any, target: Any, gradient: np.ndarray) -> float:
         """J of all rows of x and target, and its gradient without L2's part, to `gradient` as `parameters` lie."""
-        with interrupt_held(), self._turns:
+        with self._turns.taken():
             return self._backend.gradients(self.network, self.parameters, x, target, gradient, self._workspace(len(x)))
 
     def _workspace(self, rows: int) -> Any:

@@ -243,7 +243,9 @@ class _Accelerated(Minibatches):
                 f"coefs_[0] must have {self.n_features_in_} rows, one a feature; got {len(self.coefs_[0])}."
             )
         dtype = np.dtype(np.float32) if bfloat16 else np.result_type(*arrays)
-        coefs, intercepts = ([each.astype(dtype) for each in kind] for kind in (self.coefs_, self.intercepts_))
+        coefs, intercepts = (
+            [each.astype(dtype, copy=False) for each in kind] for kind in (self.coefs_, self.intercepts_)
+        )
         self._engine = Engine(names, self.out_activation_, coefs, intercepts, bfloat16)
         self.coefs_, self.intercepts_ = list(self._engine.coefs), list(self._engine.intercepts)
 

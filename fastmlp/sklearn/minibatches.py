@@ -78,8 +78,9 @@ class Minibatches(BaseMultilayerPerceptron):
                             for self.loss_ in steps.make():
                                 over = self._epoch_ends(n_samples, held_out) or incremental
                         bar.advance(left - steps.left, steps.last_loss)
-                    over = bool(callbacks and tell(callbacks, self._epoch(most), over)) or over
-                    self._heed()
+                    if callbacks:
+                        over = tell(callbacks, self._epoch(most), over) or over
+                        self._heed()
             if not over:
                 warnings.warn(
                     f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization "
